@@ -1,0 +1,122 @@
+"""Tables of models and of decoder families, and what a loaded model is to the rest of the package.
+
+Differences between models are rows here. A new model is a row in MODELS; a new architecture a row in FAMILIES.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from nnsight import TransformersModel
+
+    from refusal_nn.templates import Template
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a decoder keeps its blocks, and what each block adds to the residual stream; names of modules.
+
+    attention_write, mlp_write: inside a block, the modules whose outputs are added to the stream.
+    """
+
+    base: str = "model"
+    blocks: str = "layers"
+    embedding: str = "embed_tokens"
+    attention_write: str = "self_attn"
+    mlp_write: str = "mlp"
+
+
+PRE_NORM = Family()
+# These normalise each sublayer's output before adding it: the norm is the write, not the attention or the MLP.
+SANDWICH_NORM = Family(attention_write="post_attention_layernorm", mlp_write="post_feedforward_layernorm")
+
+FAMILIES = {  # by config.model_type
+    "llama": PRE_NORM, "mistral": PRE_NORM, "qwen2": PRE_NORM, "qwen3": PRE_NORM, "gemma": PRE_NORM, "phi3": PRE_NORM,
+    "gemma2": SANDWICH_NORM, "gemma3_text": SANDWICH_NORM, "olmo2": SANDWICH_NORM,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Where a model comes from: a Hub repository (with a revision if pinned), or embedded (from the package index)."""
+
+    repo: str
+    revision: str | None = None
+    embedded: bool = False
+
+
+MODELS = {
+    "smollm2": ModelSpec("HuggingFaceTB/SmolLM2-135M-Instruct", embedded=True),
+    "qwen":    ModelSpec("Qwen/Qwen2.5-1.5B-Instruct"),
+    "qwen3":   ModelSpec("Qwen/Qwen3-1.7B"),
+    "gemma2b": ModelSpec("google/gemma-2b-it"),
+    "phi3":    ModelSpec("microsoft/Phi-3-mini-4k-instruct"),
+    "llama1b": ModelSpec("meta-llama/Llama-3.2-1B-Instruct"),
+    "llama3b": ModelSpec("meta-llama/Llama-3.2-3B-Instruct"),
+    "llama8b": ModelSpec("meta-llama/Llama-3.1-8B-Instruct"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TracedModel:
+    """A chat model ready to be traced: nnsight's envoy tree, its template and its family.
+
+    lm: the model, weights frozen. revision: commit, or sha256 of a weights file. notes: what loading chose, in words.
+    shares_prefix: whether a cached prefix gives the logits that a whole prompt gives. self_test: what loading measured.
+    """
+
+    name: str
+    lm: TransformersModel
+    template: Template
+    family: Family
+    revision: str
+    notes: tuple[str, ...] = ()
+    shares_prefix: bool = True
+    self_test: dict[str, float | bool] = field(default_factory=dict)
+    remote: bool = False
+
+    @property
+    def module(self) -> torch.nn.Module:
+        return self.lm._module
+
+    @property
+    def base(self) -> object:
+        """Envoy of the decoder below the head."""
+        return getattr(self.lm, self.family.base)
+
+    @property
+    def blocks(self) -> object:
+        """Envoys of the decoder blocks, in forward order."""
+        return getattr(self.base, self.family.blocks)
+
+    @property
+    def embedding(self) -> object:
+        return getattr(self.base, self.family.embedding)
+
+    @property
+    def n_layers(self) -> int:
+        return self.module.config.num_hidden_layers
+
+    @property
+    def d_model(self) -> int:
+        return self.module.config.hidden_size
+
+    @property
+    def window(self) -> float:
+        """Tokens that the shortest-sighted attention layer can see."""
+        return getattr(self.module.config, "sliding_window", None) or float("inf")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def gigabytes(self) -> float:
+        return sum(p.numel() * p.element_size() for p in self.module.parameters()) / 1e9

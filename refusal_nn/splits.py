@@ -1,0 +1,91 @@
+"""Fit, validation and test prompts: disjoint also up to near-duplicates, stratified by category, seeded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+from refusal_nn.prompts import LABELS, Prompt, words
+
+# Of N prompts a class: 160, 60 and 100 of 320. Directions are fitted on fit, choices made on val, numbers reported on test.
+SHARES = {"fit": 0.5, "val": 0.1875, "test": 0.3125}
+NEAR = 0.6
+
+
+def near_duplicate_clusters(prompts: Sequence[Prompt]) -> list[int]:
+    """A cluster number per prompt: twins of one pair, and prompts whose word sets have Jaccard similarity >= .6, share one."""
+    parent = list(range(len(prompts)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    pairs: dict[str, int] = {}
+    postings: dict[str, list[int]] = defaultdict(list)
+    bags = [frozenset(words(p.prompt)) for p in prompts]
+    for i, prompt in enumerate(prompts):
+        if prompt.pair is not None:
+            parent[root(i)] = root(pairs.setdefault(prompt.pair, i))
+        shared: dict[int, int] = defaultdict(int)
+        for word in bags[i]:
+            for j in postings[word]:
+                shared[j] += 1
+            postings[word].append(i)
+        for j, common in shared.items():
+            if common >= NEAR * (len(bags[i]) + len(bags[j]) - common):
+                parent[root(i)] = root(j)
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(root(i), len(numbers)) for i in range(len(prompts))]
+
+
+def split(prompts: Sequence[Prompt], n: int, seed: int) -> dict[str, list[Prompt]]:
+    """Up to n prompts of each class dealt into fit, val and test in the shares above; no cluster is divided.
+
+    Clusters come category by category in turn, shuffled by `seed`; each goes where its category lags most behind the
+    shares. A cluster that no split has room for is left out. Each split is in a fixed order: harmful first, by id.
+    """
+    room = {name: {label: _quota(prompts, label, n, share) for label in LABELS} for name, share in SHARES.items()}
+    chosen: dict[str, list[Prompt]] = {name: [] for name in SHARES}
+    dealt: dict[object, dict[str, int]] = defaultdict(lambda: dict.fromkeys(SHARES, 0))
+    for kind, members in _in_turn(prompts, seed):
+        need = {label: sum(p.label == label for p in members) for label in LABELS}
+        fits = [s for s in SHARES if all(need[label] <= room[s][label] for label in LABELS)]
+        if not fits:
+            continue
+        so_far = sum(dealt[kind].values()) + len(members)
+        best = max(fits, key=lambda s: SHARES[s] * so_far - dealt[kind][s])
+        dealt[kind][best] += len(members)
+        chosen[best] += members
+        for label in LABELS:
+            room[best][label] -= need[label]
+    return {name: sorted(rows, key=lambda p: (LABELS.index(p.label), p.id)) for name, rows in chosen.items()}
+
+
+def _quota(prompts: Sequence[Prompt], label: str, n: int, share: float) -> int:
+    available = min(n, sum(p.label == label for p in prompts))
+    return max(2, round(share * available)) if share == max(SHARES.values()) else round(share * available)
+
+
+def _in_turn(prompts: Sequence[Prompt], seed: int) -> list[tuple[tuple[str, str], list[Prompt]]]:
+    clusters: dict[int, list[Prompt]] = defaultdict(list)
+    for prompt, number in zip(prompts, near_duplicate_clusters(prompts), strict=True):
+        clusters[number].append(prompt)
+    queues: dict[tuple[str, str], list[list[Prompt]]] = defaultdict(list)
+    for members in clusters.values():
+        kind = "both" if len({p.label for p in members}) == 2 else members[0].label
+        queues[kind, members[0].category or ""].append(members)
+    rng = random.Random(seed)
+    for key in sorted(queues):
+        rng.shuffle(queues[key])
+    longest = max(len(queue) for queue in queues.values())
+    return [(key, queues[key][i]) for i in range(longest) for key in sorted(queues) if i < len(queues[key])]
+
+
+def prompts_hash(prompts: Sequence[Prompt]) -> str:
+    """sha256 over ids, texts and classes, in order of id."""
+    rows = sorted((p.id, p.prompt, p.label) for p in prompts)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
