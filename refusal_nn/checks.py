@@ -1,52 +1,85 @@
-"""The self-test on load: does this model, in this dtype, do what every experiment will take for granted?"""
+"""The self-test on load: does this model, in this dtype, do what every experiment will take for
+granted?"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
+import psutil
 import torch
 
+from refusal_nn.directions import difference_in_means, unit
 from refusal_nn.errors import ModelError
 from refusal_nn.interventions import DirectionalAblation
 from refusal_nn.models import TracedModel
-from refusal_nn.tracing import last_states, next_token_logits
+from refusal_nn.prompts import LABELS, load_prompts
+from refusal_nn.tracing import capture, last_states, next_token_logits
 
 # Unlike lengths, so that padding matters.
-PROBES = ("Name a river in Africa.", "Why is the sky blue in the daytime and red in the evening, and what changes in between?",
-          "Count to five", "Write one line about rain on a tin roof in a small town.")  # fmt: skip
-# Relative error allowed between a prompt's logits in a batch and alone, and left along an ablated direction.
+PROBES = (
+    "Name a river in Africa.",
+    "Why is the sky blue in the daytime and red in the evening, and what changes in between?",
+    "Count to five",
+    "Write one line about rain on a tin roof in a small town.",
+)
+# Relative error allowed between a prompt's logits in a batch and alone, and left along an ablated
+# direction.
 LOGITS = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
+# What the cosine of directions with float32's must reach, from a quarter of the depth on, for a
+# lesser dtype to be chosen.
+FAITHFUL = 0.999
 RESIDUE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
 def self_tested(model: TracedModel) -> TracedModel:
-    """Measure four things, stop on a failure (ModelError), and return the model with the measurements in `self_test`.
+    """Measure four things, stop on a failure (ModelError), and return the model with the
+    measurements in `self_test`.
 
-    batch_error: a prompt's logits in a left-padded batch against alone. prefix_error: the same with a shared, cached
-    prefix; too large a value only turns sharing off. noop_identical: an ablation of strength 0 changes no bit.
-    ablation_residue: largest |h·v| / |h| after the last block when a random unit v is ablated at every write.
+    batch_error: a prompt's logits in a left-padded batch against alone. prefix_error: the same with
+    a shared, cached prefix; too large a value only turns sharing off. noop_identical: an ablation
+    of strength 0 changes no bit. ablation_residue: largest |h·v| / |h| after the last block when a
+    random unit v is ablated at every write.
     """
     alone = torch.cat([next_token_logits(model, [p], share_prefix=False) for p in PROBES])
     together = next_token_logits(model, PROBES, share_prefix=False)
     found: dict[str, float | bool] = {"batch_error": _relative(together, alone)}
-    _require(found["batch_error"] <= LOGITS[model.dtype], model, f"logits in a batch differ from a prompt's alone by "
-             f"{found['batch_error']:.1e} (allowed {LOGITS[model.dtype]:.0e}); padding or positions are wrong, or")
+    _require(
+        found["batch_error"] <= LOGITS[model.dtype],
+        model,
+        f"logits in a batch differ from a prompt's alone by "
+        f"{found['batch_error']:.1e} (allowed {LOGITS[model.dtype]:.0e}); padding or positions "
+        "are wrong, or",
+    )
     found["prefix_error"] = _relative(next_token_logits(model, PROBES), alone)
     basis = _random_direction(model)
-    unchanged = next_token_logits(model, PROBES, DirectionalAblation(basis, alpha=0.0), share_prefix=False)
+    unchanged = next_token_logits(
+        model, PROBES, DirectionalAblation(basis, alpha=0.0), share_prefix=False
+    )
     found["noop_identical"] = torch.equal(unchanged, together)
     _require(found["noop_identical"], model, "an ablation of strength 0 changes the logits, or")
     stream = last_states(model, PROBES, DirectionalAblation(basis))
     found["ablation_residue"] = float((stream @ basis.cpu()[0]).abs().div(stream.norm(dim=1)).max())
-    _require(found["ablation_residue"] <= RESIDUE[model.dtype], model, f"ablating a direction leaves {found['ablation_residue']:.1e} "
-             f"of the stream along it (allowed {RESIDUE[model.dtype]:.0e}): add this architecture's write sites to FAMILIES, or")
+    _require(
+        found["ablation_residue"] <= RESIDUE[model.dtype],
+        model,
+        f"ablating a direction leaves {found['ablation_residue']:.1e} "
+        f"of the stream along it (allowed {RESIDUE[model.dtype]:.0e}): add this architecture's "
+        "write sites to FAMILIES, or",
+    )
     shares = found["prefix_error"] <= LOGITS[model.dtype]
     return dataclasses.replace(model, shares_prefix=bool(shares), self_test=found)
 
 
 def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest distance between two rows of logits, as a share of the spread of the reference's logits."""
-    return float(((a - b).norm(dim=1) / (b - b.mean(1, keepdim=True)).norm(dim=1)).nan_to_num(torch.inf).max())
+    """Largest distance between two rows of logits, as a share of the spread of the reference's
+    logits."""
+    return float(
+        ((a - b).norm(dim=1) / (b - b.mean(1, keepdim=True)).norm(dim=1))
+        .nan_to_num(torch.inf)
+        .max()
+    )
 
 
 def _random_direction(model: TracedModel) -> torch.Tensor:
@@ -58,3 +91,59 @@ def _require(holds: bool, model: TracedModel, fault: str) -> None:
     if not holds:
         dtype = str(model.dtype).removeprefix("torch.")
         raise ModelError(f"{model.name} fails its self-test in {dtype}: {fault} try DTYPE=float32")
+
+
+def precision_loss(model: TracedModel) -> dict[str, object]:
+    """What computing below float32 does to directions, measured on 32 bundled matched pairs; {} for
+    a model in float32.
+
+    cosine_by_layer: between differences in means computed in the model's dtype and in float32 (its
+    weights widened in place and narrowed back, which is exact). cosine_early, cosine_late: the
+    least of all layers, and from a quarter of the depth on. Matched pairs differ little, so this is
+    a hard case; noise falls with more prompts. `reason` where it does not fit.
+    """
+    if model.dtype == torch.float32:
+        return {}
+    dtype = str(model.dtype).removeprefix("torch.")
+    needed = 4 * sum(p.numel() for p in model.module.parameters())
+    if needed > _free_bytes(model.device):
+        return {"dtype": dtype, "reason": f"float32 weights need {needed / 1e9:.0f} GB"}
+    bundled = load_prompts()
+    harmful, harmless = (
+        [p.prompt for p in bundled if p.label == label][::10][:32] for label in LABELS
+    )
+    narrow = capture(model, [*harmful, *harmless]).at(-1).numpy()
+    with _widened(model.module):
+        wide = capture(model, [*harmful, *harmless]).at(-1).numpy()
+    a, b = (
+        unit(difference_in_means(s[:, : len(harmful)], s[:, len(harmful) :]))
+        for s in (narrow, wide)
+    )
+    cosine = (a * b).sum(-1).tolist()
+    return {
+        "dtype": dtype,
+        "n": len(harmful) + len(harmless),
+        "cosine_by_layer": cosine,
+        "cosine_early": min(cosine),
+        "cosine_late": min(cosine[len(cosine) // 4 :]),
+    }
+
+
+@contextlib.contextmanager
+def _widened(module: torch.nn.Module) -> Iterator[None]:
+    # Parameters only: `module.float()` and back would also round the rotary buffers, which stay in
+    # float32.
+    dtype = next(module.parameters()).dtype
+    try:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.float()
+        yield
+    finally:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(dtype)
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -1,11 +1,13 @@
 """Cross-fitted separation along the difference in means, at the cost of Gram matrices.
 
-A direction fitted and scored on the same prompts separates anything: with n prompts per class of pure noise the in-sample
-Cohen's d is about sqrt(2 r / n), r the participation ratio of the covariance. Here a prompt is only ever scored by a
-direction that has not seen its cluster, and both the null and the interval refit the direction in every draw.
+A direction fitted and scored on the same prompts separates anything: with n prompts per class of
+pure noise the in-sample Cohen's d is about sqrt(2 r / n), r the participation ratio of the
+covariance. Here a prompt is only ever scored by a direction that has not seen its cluster, and both
+the null and the interval refit the direction in every draw.
 
-With X (prompt, d_model) and G = X Xᵀ, a difference in means is w = Xᵀ a for a weight per prompt a, so that
-X w = G a and |w|² = aᵀ G a. A refit costs n², not n · d_model, and all refits are one matrix product.
+With X (prompt, d_model) and G = X Xᵀ, a difference in means is w = Xᵀ a for a weight per prompt a,
+so that X w = G a and |w|² = aᵀ G a. A refit costs n², not n · d_model, and all refits are one
+matrix product.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from scipy.stats import rankdata
 
 @dataclass(frozen=True)
 class Design:
-    """Which prompt plays which part in B analyses at once: labels, folds and weights, each (draw, prompt).
+    """Which prompt plays which part in B analyses at once: labels, folds and weights, each (draw,
+    prompt).
 
-    labels: True for harmful. folds: the fold in which the prompt is held out. weights: 0 where the draw leaves the prompt out.
+    labels: True for harmful. folds: the fold in which the prompt is held out. weights: 0 where the
+    draw leaves the prompt out.
     """
 
     labels: np.ndarray
@@ -31,10 +35,14 @@ class Design:
         return Design(self.labels[draws], self.folds[draws], self.weights[draws])
 
 
-def observed(labels: np.ndarray, clusters: np.ndarray, folds: int, rng: np.random.Generator) -> Design:
-    """The analysis itself (one draw): clusters dealt out to folds, no cluster divided, every kind spread evenly.
+def observed(
+    labels: np.ndarray, clusters: np.ndarray, folds: int, rng: np.random.Generator
+) -> Design:
+    """The analysis itself (one draw): clusters dealt out to folds, no cluster divided, every kind
+    spread evenly.
 
-    Kinds are clusters that hold both classes, only harmful prompts, only harmless ones. Larger clusters are dealt first.
+    Kinds are clusters that hold both classes, only harmful prompts, only harmless ones. Larger
+    clusters are dealt first.
     """
     fold_of = np.empty(labels.size, dtype=int)
     load = np.zeros((folds, 2))
@@ -45,17 +53,20 @@ def observed(labels: np.ndarray, clusters: np.ndarray, folds: int, rng: np.rando
     return Design(labels[None], fold_of[None], np.ones((1, labels.size)))
 
 
-def _clusters_by_kind(labels: np.ndarray, clusters: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+def _clusters_by_kind(
+    labels: np.ndarray, clusters: np.ndarray, rng: np.random.Generator
+) -> list[np.ndarray]:
     members = _members(clusters)
     shuffled = [members[i] for i in rng.permutation(len(members))]
     return sorted(shuffled, key=lambda m: (labels[m].mean() in (0, 1), labels[m].any(), -m.size))
 
 
 def permuted(base: Design, clusters: np.ndarray, draws: int, rng: np.random.Generator) -> Design:
-    """The design with labels permuted: within every cluster that holds both classes, and the rest as whole clusters.
+    """The design with labels permuted: within every cluster that holds both classes, and the rest
+    as whole clusters.
 
-    Fold and label travel together between whole clusters, so a permuted analysis is the observed one on reordered
-    data, which is what makes the p-value exact.
+    Fold and label travel together between whole clusters, so a permuted analysis is the observed
+    one on reordered data, which is what makes the p-value exact.
     """
     labels, folds = np.repeat(base.labels, draws, 0), np.repeat(base.folds, draws, 0)
     members = _members(clusters)
@@ -77,17 +88,21 @@ def permuted(base: Design, clusters: np.ndarray, draws: int, rng: np.random.Gene
 
 
 def jackknifed(base: Design, clusters: np.ndarray, groups: int, rng: np.random.Generator) -> Design:
-    """The design with one group of clusters left out per draw; every cluster alone where `groups` allows."""
+    """The design with one group of clusters left out per draw; every cluster alone where `groups`
+    allows."""
     members = _members(clusters)
     parts = np.array_split(rng.permutation(len(members)), min(groups, len(members)))
     weights = np.ones((len(parts), base.labels.shape[1]))
     for draw, part in enumerate(parts):
         weights[draw, np.concatenate([members[i] for i in part])] = 0
-    return Design(np.repeat(base.labels, len(parts), 0), np.repeat(base.folds, len(parts), 0), weights)
+    return Design(
+        np.repeat(base.labels, len(parts), 0), np.repeat(base.folds, len(parts), 0), weights
+    )
 
 
 def jackknife_error(draws: np.ndarray) -> float:
-    """Standard error from leave-one-group-out values (Efron and Stein 1981): sqrt((G - 1) / G Σ (value - mean)²)."""
+    """Standard error from leave-one-group-out values (Efron and Stein 1981): sqrt((G - 1) / G Σ
+    (value - mean)²)."""
     return float(np.sqrt((draws.size - 1) / draws.size * ((draws - draws.mean()) ** 2).sum()))
 
 
@@ -97,24 +112,29 @@ def _members(clusters: np.ndarray) -> list[np.ndarray]:
 
 
 def gram(states: np.ndarray) -> np.ndarray:
-    """(prompt, d_model) -> (prompt, prompt) float64 inner products about the grand mean, to which no score is sensitive."""
+    """(prompt, d_model) -> (prompt, prompt) float64 inner products about the grand mean, to which
+    no score is sensitive."""
     centred = states.astype(np.float64)
     centred -= centred.mean(0)
     return centred @ centred.T
 
 
 def held_out_scores(g: np.ndarray, design: Design, n_folds: int) -> np.ndarray:
-    """Projection of every prompt on the unit difference in means of the other folds, minus that fit's midpoint: (draw, prompt).
+    """Projection of every prompt on the unit difference in means of the other folds, minus that
+    fit's midpoint: (draw, prompt).
 
-    g: (prompt, prompt) Gram matrix. Where the other folds have no difference in means, or lack a class, the score is 0.
+    g: (prompt, prompt) Gram matrix. Where the other folds have no difference in means, or lack a
+    class, the score is 0.
     """
     scores = np.zeros(design.labels.shape)
     for fold in range(n_folds):
         train = design.weights * (design.folds != fold)
         harmful, harmless = train * design.labels, train * ~design.labels
         totals = harmful.sum(1, keepdims=True), harmless.sum(1, keepdims=True)
-        harmful, harmless = (np.divide(w, n, out=np.zeros_like(w), where=n > 0) for w, n in
-                             zip((harmful, harmless), totals, strict=True))
+        harmful, harmless = (
+            np.divide(w, n, out=np.zeros_like(w), where=n > 0)
+            for w, n in zip((harmful, harmless), totals, strict=True)
+        )
         difference = harmful - harmless
         along = difference @ g
         norm = np.sqrt(np.maximum((difference * along).sum(1, keepdims=True), 0))
@@ -126,7 +146,8 @@ def held_out_scores(g: np.ndarray, design: Design, n_folds: int) -> np.ndarray:
 
 
 def effect_size(scores: np.ndarray, design: Design) -> np.ndarray:
-    """Cohen's d of held-out scores, one per draw: difference of class means over the root mean class variance (ddof 1)."""
+    """Cohen's d of held-out scores, one per draw: difference of class means over the root mean
+    class variance (ddof 1)."""
     means, variances = [], []
     for chosen in (design.labels, ~design.labels):
         w = design.weights * chosen
@@ -134,14 +155,17 @@ def effect_size(scores: np.ndarray, design: Design) -> np.ndarray:
         mean = (w * scores).sum(1) / n
         means.append(mean)
         variances.append((w * (scores - mean[:, None]) ** 2).sum(1) / (n - 1))
-    # The floor turns "no spread at all" into a huge finite d; validate_layers names that case in its status column.
+    # The floor turns "no spread at all" into a huge finite d; validate_layers names that case in
+    # its status column.
     floor = 1e-12 * np.maximum(np.abs(scores).max(1), np.finfo(float).tiny)
     return (means[0] - means[1]) / np.maximum(np.sqrt((variances[0] + variances[1]) / 2), floor)
 
 
 def pairwise_auroc(scores: np.ndarray, design: Design) -> np.ndarray:
-    """AUROC of held-out scores, one per draw, ties counted half; prompts of weight 0 are left out."""
-    # A left-out harmful prompt at -inf wins no comparison and a left-out harmless one at +inf loses none.
+    """AUROC of held-out scores, one per draw, ties counted half; prompts of weight 0 are left
+    out."""
+    # A left-out harmful prompt at -inf wins no comparison and a left-out harmless one at +inf loses
+    # none.
     absent = np.where(design.labels, -np.inf, np.inf)
     ranks = rankdata(np.where(design.weights > 0, scores, absent), axis=1)
     m = design.labels.sum(1)

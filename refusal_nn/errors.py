@@ -1,10 +1,12 @@
-"""Errors that a user can cause or must know of, each with the exit code of the command that meets it."""
+"""Errors that a user can cause or must know of, each with the exit code of the command that meets
+it."""
 
 from __future__ import annotations
 
 
 class RefusalNNError(Exception):
-    """Base of all expected errors: one clear message (what, allowed values, next command), no traceback."""
+    """Base of all expected errors: one clear message (what, allowed values, next command), no
+    traceback."""
 
     exit_code = 1
 

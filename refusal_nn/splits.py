@@ -1,4 +1,5 @@
-"""Fit, validation and test prompts: disjoint also up to near-duplicates, stratified by category, seeded."""
+"""Fit, validation and test prompts: disjoint also up to near-duplicates, stratified by category,
+seeded."""
 
 from __future__ import annotations
 
@@ -10,13 +11,15 @@ from collections.abc import Sequence
 
 from refusal_nn.prompts import LABELS, Prompt, words
 
-# Of N prompts a class: 160, 60 and 100 of 320. Directions are fitted on fit, choices made on val, numbers reported on test.
+# Of N prompts a class: 160, 60 and 100 of 320. Directions are fitted on fit, choices made on val,
+# numbers reported on test.
 SHARES = {"fit": 0.5, "val": 0.1875, "test": 0.3125}
 NEAR = 0.6
 
 
 def near_duplicate_clusters(prompts: Sequence[Prompt]) -> list[int]:
-    """A cluster number per prompt: twins of one pair, and prompts whose word sets have Jaccard similarity >= .6, share one."""
+    """A cluster number per prompt: twins of one pair, and prompts whose word sets have Jaccard
+    similarity >= .6, share one."""
     parent = list(range(len(prompts)))
 
     def root(i: int) -> int:
@@ -43,12 +46,17 @@ def near_duplicate_clusters(prompts: Sequence[Prompt]) -> list[int]:
 
 
 def split(prompts: Sequence[Prompt], n: int, seed: int) -> dict[str, list[Prompt]]:
-    """Up to n prompts of each class dealt into fit, val and test in the shares above; no cluster is divided.
+    """Up to n prompts of each class dealt into fit, val and test in the shares above; no cluster is
+    divided.
 
-    Clusters come category by category in turn, shuffled by `seed`; each goes where its category lags most behind the
-    shares. A cluster that no split has room for is left out. Each split is in a fixed order: harmful first, by id.
+    Clusters come category by category in turn, shuffled by `seed`; each goes where its category
+    lags most behind the shares. A cluster that no split has room for is left out. Each split is in
+    a fixed order: harmful first, by id.
     """
-    room = {name: {label: _quota(prompts, label, n, share) for label in LABELS} for name, share in SHARES.items()}
+    room = {
+        name: {label: _quota(prompts, label, n, share) for label in LABELS}
+        for name, share in SHARES.items()
+    }
     chosen: dict[str, list[Prompt]] = {name: [] for name in SHARES}
     dealt: dict[object, dict[str, int]] = defaultdict(lambda: dict.fromkeys(SHARES, 0))
     for kind, members in _in_turn(prompts, seed):
@@ -62,12 +70,19 @@ def split(prompts: Sequence[Prompt], n: int, seed: int) -> dict[str, list[Prompt
         chosen[best] += members
         for label in LABELS:
             room[best][label] -= need[label]
-    return {name: sorted(rows, key=lambda p: (LABELS.index(p.label), p.id)) for name, rows in chosen.items()}
+    return {
+        name: sorted(rows, key=lambda p: (LABELS.index(p.label), p.id))
+        for name, rows in chosen.items()
+    }
 
 
 def _quota(prompts: Sequence[Prompt], label: str, n: int, share: float) -> int:
     available = min(n, sum(p.label == label for p in prompts))
-    return max(2, round(share * available)) if share == max(SHARES.values()) else round(share * available)
+    return (
+        max(2, round(share * available))
+        if share == max(SHARES.values())
+        else round(share * available)
+    )
 
 
 def _in_turn(prompts: Sequence[Prompt], seed: int) -> list[tuple[tuple[str, str], list[Prompt]]]:
@@ -82,7 +97,12 @@ def _in_turn(prompts: Sequence[Prompt], seed: int) -> list[tuple[tuple[str, str]
     for key in sorted(queues):
         rng.shuffle(queues[key])
     longest = max(len(queue) for queue in queues.values())
-    return [(key, queues[key][i]) for i in range(longest) for key in sorted(queues) if i < len(queues[key])]
+    return [
+        (key, queues[key][i])
+        for i in range(longest)
+        for key in sorted(queues)
+        if i < len(queues[key])
+    ]
 
 
 def prompts_hash(prompts: Sequence[Prompt]) -> str:

@@ -1,89 +1,45 @@
-"""Effect sizes, intervals and p-values that can be believed. Pure: numpy and scipy in, numbers out.
+"""Does a direction separate two classes on prompts it has not seen? Cross-fitted, null refitted.
 
-An interval is 95 % and two-sided throughout. p-values are never 0: a permutation p is at least 1 / (draws + 1) and a
-parametric one is given by its logarithm.
+An interval is 95 % and two-sided throughout. p-values are never 0: a permutation p is at least
+1 / (draws + 1), and a parametric one is given by its logarithm.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import stats
 
 from refusal_nn import crossfit
+from refusal_nn.estimates import (
+    Estimate,
+    auroc,
+    auroc_interval,
+    cohens_d,
+    log10_p,
+    overlap_count,
+    overlap_range,
+    spearman,
+    wilson,
+)
 
-Z95 = float(stats.norm.ppf(0.975))
+__all__ = [
+    "Estimate",
+    "auroc",
+    "auroc_interval",
+    "cohens_d",
+    "crossfit_projections",
+    "log10_p",
+    "overlap_count",
+    "overlap_range",
+    "permutation_p",
+    "spearman",
+    "validate_layers",
+    "wilson",
+]
+
 SMALLEST_P = 1e-300
-
-
-class Estimate(NamedTuple):
-    """A number with its 95 % interval and the sample size it rests on."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def percent(self) -> str:
-        """As `79 % [70, 86] (n=100)`."""
-        return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}] (n={self.n})"
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}] (n={self.n})"
-
-
-def wilson(successes: int, n: int) -> Estimate:
-    """Rate with Wilson's score interval (1927). Raises ValueError for n < 1."""
-    result = stats.binomtest(successes, n).proportion_ci(method="wilson")
-    return Estimate(successes / n, float(result.low), float(result.high), n)
-
-
-def cohens_d(harmful: np.ndarray, harmless: np.ndarray) -> float:
-    """Seed 004's effect size: difference of means over the root mean of the two population variances; 0 without spread."""
-    pooled = math.sqrt((np.var(harmful) + np.var(harmless)) / 2)
-    return float(harmful.mean() - harmless.mean()) / pooled if pooled > 0 else 0.0
-
-
-def auroc(harmful: np.ndarray, harmless: np.ndarray) -> float:
-    """Probability that a harmful score exceeds a harmless one, ties counted half (Mann and Whitney 1947)."""
-    ranks = stats.rankdata(np.concatenate([harmful, harmless]))
-    m, n = len(harmful), len(harmless)
-    return float((ranks[:m].sum() - m * (m + 1) / 2) / (m * n))
-
-
-def auroc_interval(value: float, m: int, n: int) -> tuple[float, float]:
-    """Newcombe's score interval for an AUROC (2006, Statist. Med. 25:559, method 5), of positive width also at 1.
-
-    m, n: independent units in each class (clusters, not prompts).
-    """
-    pseudo = (m + n) / 2 - 1
-
-    def excess(theta: float) -> float:
-        spread = 1 + pseudo * (1 - theta) / (2 - theta) + pseudo * theta / (1 + theta)
-        return abs(value - theta) - Z95 * math.sqrt(theta * (1 - theta) * spread / (m * n))
-
-    # `value` itself is a root of neither limit: the bracket ends just short of it, inside the interval.
-    short = 1e-12
-    low = optimize.brentq(excess, 0.0, value - short) if value > short else 0.0
-    high = optimize.brentq(excess, value + short, 1.0) if value < 1 - short else 1.0
-    return float(low), float(high)
-
-
-def log10_p(t: float, dof: float) -> float:
-    """log10 of the two-sided p-value of Student's t, exact far below the smallest double.
-
-    p = I_x(dof/2, 1/2) with x = dof / (dof + t²); below scipy's reach by its series (DLMF 8.17.8).
-    """
-    direct = stats.t.logsf(abs(t), dof)
-    if np.isfinite(direct) and direct > -600:
-        return float((direct + math.log(2)) / math.log(10))
-    a, b = dof / 2, 0.5
-    log_x = -math.log1p(t * t / dof)
-    series = special.hyp2f1(a + b, 1, a + 1, math.exp(log_x))
-    log_p = a * log_x + b * math.log1p(-math.exp(log_x)) - math.log(a) - special.betaln(a, b) + math.log(series)
-    return float(log_p / math.log(10))
 
 
 def permutation_p(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
@@ -91,45 +47,28 @@ def permutation_p(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     return (1 + (null >= observed[..., None]).sum(-1)) / (null.shape[-1] + 1)
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """Spearman's rho with Bonett and Wright's interval (2000): Fisher's z, standard error sqrt((1 + rho²/2) / (n - 3)).
-
-    0 with the widest interval where one variable is constant or n < 4.
-    """
-    n = len(x)
-    if n < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Estimate(0.0, -1.0, 1.0, n)
-    rho = float(stats.spearmanr(x, y).statistic)
-    z, half = math.atanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12)), Z95 * math.sqrt((1 + rho**2 / 2) / (n - 3))
-    return Estimate(rho, math.tanh(z - half), math.tanh(z + half), n)
-
-
-def overlap_count(harmful: np.ndarray, harmless: np.ndarray) -> int:
-    """Seed 004's rule: harmful below the harmless mean plus harmless above the harmful mean. It misses nearly all overlap."""
-    return int((harmful < harmless.mean()).sum() + (harmless > harmful.mean()).sum())
-
-
-def overlap_range(harmful: np.ndarray, harmless: np.ndarray) -> int:
-    """Prompts of either class inside the other class's [min, max]: 0 only where a threshold separates the classes."""
-    def inside(x: np.ndarray, other: np.ndarray) -> int:
-        return int(((x >= other.min()) & (x <= other.max())).sum())
-
-    return inside(harmful, harmless) + inside(harmless, harmful)
-
-
 def validate_layers(
-    harmful: np.ndarray, harmless: np.ndarray, *, clusters: np.ndarray | None = None, folds: int = 5,
-    permutations: int = 200, seed: int = 0,
+    harmful: np.ndarray,
+    harmless: np.ndarray,
+    *,
+    clusters: np.ndarray | None = None,
+    folds: int = 5,
+    permutations: int = 200,
+    seed: int = 0,
 ) -> list[dict[str, object]]:
-    """Does the difference in means separate the classes at each layer? One row per layer, in-sample beside cross-fitted.
+    """Does the difference in means separate the classes at each layer? One row per layer, in-sample
+    beside cross-fitted.
 
-    harmful, harmless: (layer, prompt, d_model). clusters: (n_harmful + n_harmless,) ints, harmful first; matched pairs and
-    near-duplicates share one, and no fold divides one. Raises ValueError on shapes, NaN, or fewer than two clusters a class.
+    harmful, harmless: (layer, prompt, d_model). clusters: (n_harmful + n_harmless,) ints, harmful
+    first; matched pairs and near-duplicates share one, and no fold divides one. Raises ValueError
+    on shapes, NaN, or fewer than two clusters a class.
 
-    cohens_d_crossfit estimates the expected d, on fresh prompts, of a direction fitted on (folds - 1) / folds of these. Its
-    interval is the delete-a-cluster jackknife's with every direction refitted; auroc's is the wider of that and Newcombe's.
-    p_permutation and p_familywise refit under permuted labels, the same permutation at all layers, the latter against the
-    maximum over layers. valid: p_familywise < .01 and d_low > .5. valid_in_sample: seed 004's rule, which noise passes.
+    cohens_d_crossfit estimates the expected d, on fresh prompts, of a direction fitted on (folds -
+    1) / folds of these. Its interval is the delete-a-cluster jackknife's with every direction
+    refitted; auroc's is the wider of that and Newcombe's. p_permutation and p_familywise refit
+    under permuted labels, the same permutation at all layers, the latter against the maximum over
+    layers. valid: p_familywise < .01 and d_low > .5. valid_in_sample: seed 004's rule, which noise
+    passes.
     """
     x, labels, clusters, folds = _checked(harmful, harmless, clusters, folds)
     rng = np.random.default_rng(seed)
@@ -140,17 +79,28 @@ def validate_layers(
     for layer, states in enumerate(x):
         g = crossfit.gram(states)
         null_d[layer] = crossfit.effect_size(crossfit.held_out_scores(g, null, folds), null)
-        rows.append(_in_sample(layer, states[labels], states[~labels]) | _cross_fitted(g, base, left_out, clusters, folds))
+        rows.append(
+            _in_sample(layer, states[labels], states[~labels])
+            | _cross_fitted(g, base, left_out, clusters, folds)
+        )
     return _with_p_values(rows, null_d)
 
 
 def crossfit_projections(
-    harmful: np.ndarray, harmless: np.ndarray, *, clusters: np.ndarray | None = None, folds: int = 5, seed: int = 0
+    harmful: np.ndarray,
+    harmless: np.ndarray,
+    *,
+    clusters: np.ndarray | None = None,
+    folds: int = 5,
+    seed: int = 0,
 ) -> np.ndarray:
-    """The held-out projections behind validate_layers, same folds for the same seed: (layer, prompt), harmful first."""
+    """The held-out projections behind validate_layers, same folds for the same seed: (layer,
+    prompt), harmful first."""
     x, labels, clusters, folds = _checked(harmful, harmless, clusters, folds)
     base = crossfit.observed(labels, clusters, folds, np.random.default_rng(seed))
-    return np.stack([crossfit.held_out_scores(crossfit.gram(states), base, folds)[0] for states in x])
+    return np.stack(
+        [crossfit.held_out_scores(crossfit.gram(states), base, folds)[0] for states in x]
+    )
 
 
 def _checked(
@@ -158,18 +108,28 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     harmful, harmless = np.asarray(harmful), np.asarray(harmless)
     if harmful.ndim != 3 or harmless.ndim != 3 or harmful.shape[::2] != harmless.shape[::2]:
-        raise ValueError(f"expected two (layer, prompt, d_model) arrays, got {harmful.shape} and {harmless.shape}")
+        raise ValueError(
+            f"expected two (layer, prompt, d_model) arrays, got {harmful.shape} and "
+            f"{harmless.shape}"
+        )
     x = np.concatenate([harmful, harmless], axis=1)
     finite = np.isfinite(x).all(axis=(1, 2))
     if not finite.all():
-        raise ValueError(f"activations are not finite at layers {np.flatnonzero(~finite).tolist()}; use float32 or bfloat16")
+        raise ValueError(
+            f"activations are not finite at layers {np.flatnonzero(~finite).tolist()}; use "
+            "float32 or bfloat16"
+        )
     labels = np.arange(x.shape[1]) < harmful.shape[1]
     clusters = np.arange(labels.size) if clusters is None else np.asarray(clusters)
     if clusters.shape != labels.shape:
-        raise ValueError(f"expected {labels.size} cluster numbers, harmful first, got shape {clusters.shape}")
+        raise ValueError(
+            f"expected {labels.size} cluster numbers, harmful first, got shape {clusters.shape}"
+        )
     fewest = min(len(np.unique(clusters[labels])), len(np.unique(clusters[~labels])))
     if fewest < 2 or folds < 2:
-        raise ValueError(f"cross-fitting needs two clusters a class and two folds, got {fewest} and {folds}")
+        raise ValueError(
+            f"cross-fitting needs two clusters a class and two folds, got {fewest} and {folds}"
+        )
     return x, labels, clusters, min(folds, fewest)
 
 
@@ -185,34 +145,61 @@ def _in_sample(layer: int, harmful: np.ndarray, harmless: np.ndarray) -> dict[st
     log_p = log10_p(t, dof)
     flat = "no direction" if magnitude == 0 else "constant classes" if pooled == 0 else "ok"
     return {
-        "layer": layer, "magnitude": magnitude, "harmful_mean_proj": float(p.mean()), "harmless_mean_proj": float(q.mean()),
-        "t_statistic": t, "p_value": max(10.0**log_p, SMALLEST_P), "cohens_d": d, "valid": False, "log10_p": log_p,
-        "valid_in_sample": log_p < -2 and abs(d) > 0.5, "overlap_count": overlap_count(p, q), "overlap_range": overlap_range(p, q),
-        "top1_coordinate_share": float((unit**2).max()), "status": flat, "n_harmful": p.size, "n_harmless": q.size,
-    }  # fmt: skip
+        "layer": layer,
+        "magnitude": magnitude,
+        "harmful_mean_proj": float(p.mean()),
+        "harmless_mean_proj": float(q.mean()),
+        "t_statistic": t,
+        "p_value": max(10.0**log_p, SMALLEST_P),
+        "cohens_d": d,
+        "valid": False,
+        "log10_p": log_p,
+        "valid_in_sample": log_p < -2 and abs(d) > 0.5,
+        "overlap_count": overlap_count(p, q),
+        "overlap_range": overlap_range(p, q),
+        "top1_coordinate_share": float((unit**2).max()),
+        "status": flat,
+        "n_harmful": p.size,
+        "n_harmless": q.size,
+    }
 
 
 def _cross_fitted(
-    g: np.ndarray, base: crossfit.Design, left_out: crossfit.Design, clusters: np.ndarray, folds: int
+    g: np.ndarray,
+    base: crossfit.Design,
+    left_out: crossfit.Design,
+    clusters: np.ndarray,
+    folds: int,
 ) -> dict[str, object]:
     scores = crossfit.held_out_scores(g, base, folds)
     refitted = crossfit.held_out_scores(g, left_out, folds)
-    d, area = float(crossfit.effect_size(scores, base)[0]), float(crossfit.pairwise_auroc(scores, base)[0])
+    d, area = (
+        float(crossfit.effect_size(scores, base)[0]),
+        float(crossfit.pairwise_auroc(scores, base)[0]),
+    )
     reach = float(stats.t.ppf(0.975, len(refitted) - 1))
     d_half = reach * crossfit.jackknife_error(crossfit.effect_size(refitted, left_out))
     area_half = reach * crossfit.jackknife_error(crossfit.pairwise_auroc(refitted, left_out))
     labels = base.labels[0]
-    low, high = auroc_interval(area, len(np.unique(clusters[labels])), len(np.unique(clusters[~labels])))
+    low, high = auroc_interval(
+        area, len(np.unique(clusters[labels])), len(np.unique(clusters[~labels]))
+    )
     return {
-        "cohens_d_crossfit": d, "d_low": d - d_half, "d_high": d + d_half, "auroc_crossfit": area,
-        "auroc_low": max(0.0, min(low, area - area_half)), "auroc_high": min(1.0, max(high, area + area_half)),
+        "cohens_d_crossfit": d,
+        "d_low": d - d_half,
+        "d_high": d + d_half,
+        "auroc_crossfit": area,
+        "auroc_low": max(0.0, min(low, area - area_half)),
+        "auroc_high": min(1.0, max(high, area + area_half)),
         "overlap_range_crossfit": overlap_range(scores[0, labels], scores[0, ~labels]),
-    }  # fmt: skip
+    }
 
 
 def _with_p_values(rows: list[dict[str, object]], null_d: np.ndarray) -> list[dict[str, object]]:
     d = np.array([row["cohens_d_crossfit"] for row in rows])
-    for row, p, p_max in zip(rows, permutation_p(d, null_d), permutation_p(d, null_d.max(0)[None]), strict=True):
+    for row, p, p_max in zip(
+        rows, permutation_p(d, null_d), permutation_p(d, null_d.max(0)[None]), strict=True
+    ):
         row |= {"p_permutation": float(p), "p_familywise": float(p_max)}
         row["valid"] = bool(p_max < 0.01 and row["d_low"] > 0.5)
     return rows

@@ -1,0 +1,121 @@
+# make help                          what there is
+# make validate                      the main job on the embedded model
+# make validate MODEL=qwen N=128     the same on another model
+#
+# Every stage is a file that make can look at (summary.json, written last); `settings.json` changes only when a
+# setting does. Stages that use the model depend on the code that touches it, figures on the code that draws.
+
+MODEL ?= smollm2
+N ?= 320
+SEED ?= 0
+DTYPE ?= auto
+DEVICE ?= auto
+PROMPTS ?=
+POSITIONS ?= -1
+RESULTS ?= results
+FIGURES ?= $(if $(filter results,$(RESULTS)),figures,$(RESULTS)/figures)
+PERMUTATIONS ?= 1000
+DIRECTIONS ?=
+export MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.SUFFIXES:
+.PHONY: help install capture validate similarity show test lint clean FORCE
+
+PYTHON ?= python3
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+ifneq (1,$(words $(RESULTS)))
+$(error RESULTS must be one path without spaces, which make cannot handle)
+endif
+
+# The model's folder: its alias, or a safe name made of its path or Hub id. Needs no package.
+quoted = '$(subst ','\'',$(1))'
+NAME := $(shell $(PYTHON) -m refusal_nn.names $(call quoted,$(MODEL)))
+RUN := $(RESULTS)/$(NAME)
+PIC := $(FIGURES)/$(NAME)
+OPTIONS = --model "$$MODEL" --n "$$N" --seed "$$SEED" --dtype "$$DTYPE" --device "$$DEVICE" \
+          --prompts "$$PROMPTS" --positions="$$POSITIONS" --results "$$RESULTS" --figures "$$FIGURES"
+VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations "$$PERMUTATIONS"
+SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
+
+code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
+ON_MODEL := experiments/capture.py $(call code,batching checks embedded gguf_files interventions loading models \
+            prompt_files prompts splits templates tiny tracing)
+STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
+
+help:
+	@echo "make validate     Experiment 0: which layers separate harmful from harmless prompts, on held-out prompts"
+	@echo "make similarity   cosine of the directions of all layers (part of validate);"
+	@echo "                  DIRECTIONS=file.safetensors reads published ones instead of a model"
+	@echo "make capture      only the activations that both read"
+	@echo "make show         print the tables of a finished run again"
+	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
+	@echo
+	@echo "MODEL=smollm2     an alias (qwen qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
+	@echo "                  a local folder, a .gguf file, or tiny-<family> (random weights, seconds)"
+	@echo "N=320 SEED=0      prompts per class, seed          DTYPE=auto DEVICE=auto   how to compute"
+	@echo "PROMPTS=          one labelled file, harmful=FILE,harmless=FILE, jbb, xstest, harmful_behaviors,harmless_alpaca"
+	@echo "POSITIONS=-1      -1,-2 or all (tokens after the instruction)      PERMUTATIONS=1000"
+	@echo "RESULTS=results   root of the results; figures go to figures/, or to RESULTS/figures"
+	@echo
+	@echo "Cost: validate on smollm2 takes about 2 minutes on two cores and 2 GB; a stage says its tokens, minutes"
+	@echo "and GB before it starts. Documentation: README.md."
+
+install: $(INSTALLED)
+
+# Without `pip install`s own resolver deciding: every package is pinned in constraints.txt.
+$(INSTALLED): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"error: Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; run make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(RUN)/capture/settings.json: FORCE | $(INSTALLED)
+	@$(PY) -m experiments.capture $(OPTIONS) --settings-only
+$(RUN)/validate/settings.json: FORCE | $(INSTALLED)
+	@$(VALIDATE) --settings-only
+$(RUN)/similarity/settings.json: FORCE | $(INSTALLED)
+	@$(SIMILARITY) --settings-only
+
+$(RUN)/capture/summary.json: $(RUN)/capture/settings.json $(ON_MODEL) | $(INSTALLED)
+	@$(PY) -m experiments.capture $(OPTIONS)
+$(RUN)/validate/summary.json: $(RUN)/capture/summary.json $(RUN)/validate/settings.json $(STATISTICS)
+	@$(VALIDATE)
+$(RUN)/similarity/summary.json: $(RUN)/capture/summary.json $(RUN)/similarity/settings.json experiments/similarity.py \
+    $(call code,captured directions)
+	@$(SIMILARITY)
+
+$(PIC)/validate.json: $(RUN)/validate/summary.json refusal_nn/figures.py
+	@$(VALIDATE) --draw
+	@$(VALIDATE) --show
+$(PIC)/similarity.json: $(RUN)/similarity/summary.json refusal_nn/figures.py
+	@$(SIMILARITY) --draw
+	@$(SIMILARITY) --show
+
+capture: $(RUN)/capture/summary.json
+validate: $(PIC)/validate.json $(PIC)/similarity.json
+	@echo "up to date: $(RUN) and $(PIC); make show prints the tables again"
+ifeq (,$(DIRECTIONS))
+similarity: $(PIC)/similarity.json
+else
+similarity: $(INSTALLED)
+	@$(SIMILARITY) --directions "$$DIRECTIONS"
+endif
+
+show: | $(INSTALLED)
+	@$(VALIDATE) --show
+	@$(SIMILARITY) --show
+
+test: $(INSTALLED)
+	$(PY) -m pytest
+
+lint: $(INSTALLED)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf results figures/*/ .pytest_cache .ruff_cache
+	git checkout -q -- figures 2>/dev/null || true

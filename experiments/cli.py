@@ -1,0 +1,191 @@
+"""What the experiments share: options, settings, result folders, errors as one line and an exit
+code. No heavy import."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from refusal_nn import prompts
+from refusal_nn.errors import CorruptArtefact, InputError, RefusalNNError
+from refusal_nn.names import safe_name
+from refusal_nn.prompt_files import HUB_SETS
+from refusal_nn.runs import Stage
+
+Settings = dict[str, object]
+
+
+def parser(stage: str, description: str) -> argparse.ArgumentParser:
+    """The options of every experiment; `make NAME=value` passes each of them."""
+    p = argparse.ArgumentParser(
+        prog=f"python -m experiments.{stage}", description=description, allow_abbrev=False
+    )
+    p.add_argument(
+        "--model",
+        default="smollm2",
+        help="alias, Hub id, local folder, .gguf file or tiny-<family> (default: smollm2)",
+    )
+    p.add_argument(
+        "--n",
+        type=at_least(4),
+        default=320,
+        help="prompts per class before splitting into fit, val and test (default: 320)",
+    )
+    p.add_argument("--seed", type=at_least(0), default=0, help="seed of every draw (default: 0)")
+    p.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="compute precision (default: auto)",
+    )
+    p.add_argument(
+        "--device", default="auto", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
+    )
+    p.add_argument(
+        "--prompts",
+        default="",
+        help="one file with a label column, or harmful=FILE,harmless=FILE, or one of "
+        f"{', '.join(HUB_SETS)} (default: the bundled matched pairs)",
+    )
+    p.add_argument(
+        "--positions",
+        default="-1",
+        type=_positions,
+        help="token positions from the end, as -1,-2, or all "
+        "post-instruction ones: all (default: -1)",
+    )
+    p.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        help="root of the results (default: results)",
+    )
+    p.add_argument(
+        "--figures",
+        type=Path,
+        default=Path("figures"),
+        help="root of the figures (default: figures)",
+    )
+    p.add_argument(
+        "--settings-only", action="store_true", help="only record the settings, for make"
+    )
+    return p
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {least}, got {text!r}"
+            )
+        return int(text)
+
+    return number
+
+
+def _positions(text: str) -> str:
+    """Canonical text of the positions; they become numbers once the template is known."""
+    try:
+        ok = text == "all" or all(-1000 < int(part) < 0 for part in text.split(","))
+    except ValueError:
+        ok = False
+    if not ok:
+        raise argparse.ArgumentTypeError(
+            f"must be negative numbers as -1,-2 or the word all, got {text!r}"
+        )
+    return (
+        text
+        if text == "all"
+        else ",".join(dict.fromkeys(str(int(part)) for part in text.split(",")))
+    )
+
+
+def capture_settings(args: argparse.Namespace) -> Settings:
+    """All that decides the activations: a change of any of these makes capture run again."""
+    return {
+        "model": args.model,
+        "model_file": _stamp(args.model),
+        "n": args.n,
+        "seed": args.seed,
+        "dtype": args.dtype,
+        "device": args.device,
+        "prompts": args.prompts or "bundled",
+        "prompts_sha256": _prompt_hashes(args.prompts),
+        "positions": args.positions,
+    }
+
+
+def _stamp(model: str) -> list[int] | None:
+    """Size and time of a local model, so that another file of the same name is noticed."""
+    path = Path(model).expanduser()
+    files = (
+        sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
+    )
+    return [n for f in files for n in (f.stat().st_size, f.stat().st_mtime_ns)] or None
+
+
+def _prompt_hashes(spec: str) -> list[str]:
+    hashes = []
+    for part in (spec or str(prompts.BUNDLED)).split(","):
+        name = part.strip().rpartition("=")[2]
+        path = Path(name).expanduser()
+        if path.is_file():
+            hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        elif name in HUB_SETS:
+            hashes += [commit for _, commit, _, _ in HUB_SETS[name]]
+        else:
+            raise InputError(f"PROMPTS={spec}: {name} is no file and none of {', '.join(HUB_SETS)}")
+    return hashes
+
+
+def stage(args: argparse.Namespace, name: str) -> Stage:
+    return Stage(args.results / safe_name(args.model) / name)
+
+
+def figures_folder(args: argparse.Namespace) -> Path:
+    return args.figures / safe_name(args.model)
+
+
+def up_to_date(
+    args: argparse.Namespace,
+    name: str,
+    settings: Settings,
+    compute: Callable[[argparse.Namespace], None],
+) -> Stage:
+    """The finished stage of these settings, computed first if it is missing, of other settings, or
+    corrupt."""
+    found = stage(args, name)
+    if found.is_current(settings):
+        try:
+            found.verify()
+        except CorruptArtefact as fault:
+            print(f"{fault} Recomputing.", file=sys.stderr)
+    if not found.is_current(settings):
+        compute(args)
+    return found
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run an experiment: an expected error ends in one line and its exit code, an interruption in
+    130 or 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A pipe that closes (| head) is no error of ours.
+    try:
+        main()
+    except RefusalNNError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last finished stage", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def describe(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in values.items())

@@ -1,0 +1,113 @@
+"""The validate stage as a person reads it: its tables and findings, from the saved files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments import console
+from refusal_nn.files import read_csv, read_json
+
+
+def show_validation(folder: Path, figures: Path) -> None:
+    """Print the layer table, the confounds, the findings in a line each, and where the files
+    are."""
+    rows, about, confounded = (
+        read_csv(folder / "validation_results.csv"),
+        read_json(folder / "summary.json"),
+        read_json(folder / "confounds.json"),
+    )
+    console.table(
+        f"{about['model']}: harmful against harmless, {about['n_harmful_prompts']} + "
+        f"{about['n_harmless_prompts']} fit prompts, "
+        f"position {about['position']} {about['token']!r}, {'; '.join(about['compute'])}",
+        (
+            "layer",
+            "distance",
+            "d in-sample",
+            "d held out [95 %]",
+            "AUROC held out [95 %]",
+            "p (family)",
+            "overlap*",
+            "valid",
+            "seed's rule",
+        ),
+        [
+            (
+                r["layer"],
+                f"{r['magnitude']:.2f}",
+                f"{r['cohens_d']:.2f}",
+                f"{r['cohens_d_crossfit']:.2f} [{r['d_low']:.2f}, {r['d_high']:.2f}]",
+                f"{r['auroc_crossfit']:.2f} [{r['auroc_low']:.2f}, {r['auroc_high']:.2f}]",
+                f"{r['p_familywise']:.4f}",
+                f"{r['overlap_count']}/{r['overlap_range']}/{r['overlap_range_crossfit']}",
+                "yes" if r["valid"] else "no",
+                "yes" if r["valid_in_sample"] else "no",
+            )
+            for r in rows
+        ],
+    )
+    console.say(
+        "* prompts past the other class's mean (seed 004's count) / inside its range / inside its "
+        "range on held-out prompts\n"
+    )
+    worst = sorted(confounded["features"], key=lambda f: -abs(f["auroc"] - 0.5))[:6]
+    console.table(
+        "Could form alone tell the classes apart?  (AUROC 0.5: no)",
+        ("feature", "harmful", "harmless", "AUROC [95 %]", "r with projection"),
+        [
+            (
+                f["feature"],
+                f"{f['harmful_mean']:.2f}",
+                f"{f['harmless_mean']:.2f}",
+                f"{f['auroc']:.2f} [{f['auroc_low']:.2f}, {f['auroc_high']:.2f}]",
+                _signed(confounded["correlation_with_projection_at_peak"].get(f["feature"])),
+            )
+            for f in worst
+        ],
+    )
+    for line in _in_words(about, confounded):
+        console.say(line)
+    console.say(
+        f"wrote {folder} ({about['n_layers']} layers, peak {about['peak_layer']}) and {figures}"
+    )
+
+
+def _signed(number: float | None) -> str:
+    return "" if number is None else f"{number:+.2f}"
+
+
+def _in_words(about: Mapping[str, object], confounded: Mapping[str, object]) -> list[str]:
+    one, two, three, four, five = (about["findings"][k] for k in sorted(about["findings"]))
+    rho = three["spearman_severity"]
+    lines = [
+        f"1 separation: {one['valid']} of {one['layers']} layers valid on held-out prompts "
+        f"({one['valid_in_sample']} by the seed's in-sample rule)",
+        "2 first layer without overlap: "
+        + ", ".join(
+            f"{'none' if two[rule]['first_layer'] is None else two[rule]['first_layer']} by {name}"
+            for rule, name in (
+                ("overlap_count", "the seed's count"),
+                ("overlap_range", "range"),
+                ("overlap_range_crossfit", "range on held-out prompts"),
+            )
+        ),
+        f"3 gradient: {three['reading']}; Spearman with severity {rho['value']:.2f} "
+        f"[{rho['low']:.2f}, {rho['high']:.2f}] (n={rho['n']})",
+        f"4 build-up: d {four['d_first']:.2f} at layer 0, {four['d_peak']:.2f} at layer "
+        f"{four['peak_layer']}, {four['d_last']:.2f} at the last",
+        f"5 outliers at layer {four['peak_layer']}: {len(five['harmful_below_midpoint'])} harmful "
+        "below and "
+        f"{len(five['harmless_above_midpoint'])} harmless above the midpoint (ids in summary.json)",
+        "form: cosine of the direction with the one at equal form "
+        f"{confounded['adjusted_cosine_at_peak']:.2f} at the peak",
+    ]
+    if "peak_on_test" in about:
+        t = about["peak_on_test"]
+        lines.append(
+            f"test: at layer {about['peak_layer']}, d {t['cohens_d']:.2f} [{t['d_low']:.2f}, "
+            f"{t['d_high']:.2f}], AUROC {t['auroc']:.2f} "
+            f"[{t['auroc_low']:.2f}, {t['auroc_high']:.2f}] on {t['n_harmful']} + "
+            f"{t['n_harmless']} prompts never used before"
+        )
+    return lines

@@ -1,0 +1,136 @@
+"""Directions that separate two classes of activations, and how like each other they are. Pure:
+numpy in, numpy out.
+
+Every estimator has one signature: harmful, harmless (layer, prompt, d_model) -> (layer, d_model),
+float64, raw scale.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats.mstats import winsorize
+
+# A coordinate is massive where its mean size exceeds so many times the layer's median one (Sun et
+# al. 2024 saw > 100).
+MASSIVE = 50.0
+
+
+def difference_in_means(harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
+    """Mean harmful minus mean harmless activation per layer, summed in float64 (Arditi et al. 2024,
+    eq. 2)."""
+    return harmful.mean(-2, dtype=np.float64) - harmless.mean(-2, dtype=np.float64)
+
+
+def masked_difference_in_means(harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
+    """Difference in means with the massive coordinates set to 0; they are found class-blind, on
+    harmless activations."""
+    size = np.abs(harmless.mean(-2, dtype=np.float64))
+    massive = size > MASSIVE * np.median(size, axis=-1, keepdims=True)
+    return np.where(massive, 0.0, difference_in_means(harmful, harmless))
+
+
+def standardised_difference_in_means(harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
+    """Difference in means with each coordinate divided by its standard deviation within the
+    classes."""
+    within = np.sqrt((harmful.var(-2, dtype=np.float64) + harmless.var(-2, dtype=np.float64)) / 2)
+    raw = difference_in_means(harmful, harmless)
+    return np.divide(
+        raw, within, out=np.zeros_like(raw), where=within > 1e-12 * within.max(-1, keepdims=True)
+    )
+
+
+def winsorised_difference_in_means(harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
+    """Difference in means after clipping each coordinate, within its class, to its 5th and 95th
+    percentile."""
+    clipped = [
+        np.asarray(winsorize(x.astype(np.float64), limits=0.05, axis=-2))
+        for x in (harmful, harmless)
+    ]
+    return difference_in_means(*clipped)
+
+
+def unit(directions: np.ndarray) -> np.ndarray:
+    """Rows divided by their norm; a zero row stays zero."""
+    norms = np.linalg.norm(directions, axis=-1, keepdims=True)
+    return np.divide(
+        directions, norms, out=np.zeros_like(directions, dtype=np.float64), where=norms > 0
+    )
+
+
+def top1_coordinate_share(directions: np.ndarray) -> np.ndarray:
+    """Share of each direction's squared length in its largest coordinate: 1 / d_model if even, near
+    1 if massive."""
+    return (unit(directions) ** 2).max(-1)
+
+
+class Similarity(NamedTuple):
+    """layers: those with a direction (a zero one has no cosine). cosine: (layer, layer) among
+    them."""
+
+    layers: list[int]
+    cosine: np.ndarray
+    participation_ratio: float
+    late_half_mean: float
+    late_half_mean_off_diagonal: float
+
+
+def layer_similarity(directions: np.ndarray) -> Similarity:
+    """Cosines between the directions (layer, d_model) of all layers; seed 000's heatmap and its
+    summaries.
+
+    Late half: layers from n // 2 on, in the numbering given. Participation ratio: (Σ s²)² / Σ s⁴ of
+    the singular values of the stacked unit directions, not centred: 1 if all layers share one
+    direction, their number if none do.
+    """
+    units = unit(directions)
+    layers = [i for i, row in enumerate(units) if row.any()]
+    cosine = units[layers] @ units[layers].T
+    energy = np.linalg.svd(units[layers], compute_uv=False) ** 2
+    late = [i for i, layer in enumerate(layers) if layer >= len(directions) // 2]
+    block = cosine[np.ix_(late, late)]
+    size = len(late)
+    off = (block.sum() - np.trace(block)) / (size * (size - 1)) if size > 1 else 1.0
+    return Similarity(
+        layers,
+        cosine,
+        float(energy.sum() ** 2 / (energy**2).sum()),
+        float(block.mean()),
+        float(off),
+    )
+
+
+def split_half_cosine(
+    harmful: np.ndarray,
+    harmless: np.ndarray,
+    clusters: np.ndarray,
+    *,
+    splits: int = 20,
+    seed: int = 0,
+) -> np.ndarray:
+    """Cosine between difference-in-means directions of two random halves of the clusters, mean over
+    splits: (layer,).
+
+    clusters: (n_harmful + n_harmless,), harmful first. It bounds the cosine to expect between
+    layers with one direction.
+    """
+    rng = np.random.default_rng(seed)
+    numbers = np.unique(clusters)
+    total = np.zeros(harmful.shape[0])
+    done = 0
+    for _ in range(splits):
+        first = np.isin(clusters, rng.permutation(numbers)[: numbers.size // 2])
+        masks = [(half[: harmful.shape[1]], half[harmful.shape[1] :]) for half in (first, ~first)]
+        if all(h.any() and s.any() for h, s in masks):
+            a, b = (unit(difference_in_means(harmful[:, h], harmless[:, s])) for h, s in masks)
+            total += (a * b).sum(-1)
+            done += 1
+    return total / max(done, 1)
+
+
+def full_sample_reliability(half: np.ndarray) -> np.ndarray:
+    """Reliability of the full-sample direction from its split-half cosine (Spearman and Brown
+    1910): 2 r / (1 + r), >= 0."""
+    r = np.clip(half, 0, 1)
+    return 2 * r / (1 + r)

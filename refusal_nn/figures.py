@@ -1,0 +1,247 @@
+"""Figures from tables: each function takes data and returns a matplotlib Figure; the caller saves
+it.
+
+Harmful is red and harmless blue everywhere. Intervals are 95 %. No figure states a conclusion.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from refusal_nn.files import replacing
+
+HARMFUL, HARMLESS, NEUTRAL = "#c8323c", "#2368b0", "#4d4d4d"
+Row = Mapping[str, object]
+HELD_OUT = "held-out projection, from the midpoint"
+
+
+def style() -> dict[str, object]:
+    """Settings under which every figure is built."""
+    return {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "figure.dpi": 150,
+        "svg.hashsalt": "refusal_nn",
+        "text.parse_math": False,
+        "figure.constrained_layout.use": True,
+    }
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure atomically, without a date, so that the same data give the same bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(style()):
+        figure.savefig(
+            buffer,
+            format=path.suffix[1:],
+            metadata={"Software": None} if path.suffix == ".png" else {"Date": None},
+        )
+    with replacing(path) as partial:
+        partial.write_bytes(buffer.getvalue())
+
+
+def _column(rows: Sequence[Row], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], dtype=float)
+
+
+@mpl.rc_context(style())
+def direction_analysis(rows: Sequence[Row], spread: Sequence[Row]) -> Figure:
+    """Seed 004's figure 1: distance between class means, effect size (in-sample and cross-fitted),
+    both together."""
+    figure = Figure(figsize=(13, 3.8))
+    distance, effect, both = figure.subplots(1, 3)
+    layers, magnitude, d = (
+        _column(rows, name) for name in ("layer", "magnitude", "cohens_d_crossfit")
+    )
+    relative = _column(spread, "separation_over_norm")
+    distance.plot(
+        layers, magnitude, "o-", ms=3, color=NEUTRAL, label="distance between class means"
+    )
+    distance.set(xlabel="layer", ylabel="distance (activation units)", yscale="log")
+    distance.yaxis.set_major_formatter("{x:g}")
+    share = _right(distance, "share of the mean norm |h|")
+    share.plot(layers, relative, "s--", ms=2.5, color="#b07aa1", label="as share of |h|")
+    distance.legend(handles=[*distance.lines, *share.lines], loc="upper left")
+    effect.plot(layers, _column(rows, "cohens_d"), "o:", ms=2.5, color="#b3b3b3", label="in-sample")
+    effect.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="cross-fitted")
+    effect.fill_between(
+        layers,
+        _column(rows, "d_low"),
+        _column(rows, "d_high"),
+        color=NEUTRAL,
+        alpha=0.2,
+        lw=0,
+        label="95 % interval",
+    )
+    effect.axhline(0.5, color="black", lw=0.8, ls="--", label="d = 0.5")
+    invalid = ~np.array([bool(row["valid"]) for row in rows])
+    effect.plot(layers[invalid], d[invalid], "x", color="black", ms=7, label="not valid")
+    effect.set(xlabel="layer", ylabel="Cohen's d (pooled standard deviations)")
+    effect.legend(loc="best")
+    both.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="Cohen's d, cross-fitted")
+    both.set(xlabel="layer", ylabel="Cohen's d, cross-fitted")
+    area = _right(both, "AUROC, cross-fitted")
+    area.plot(
+        layers, _column(rows, "auroc_crossfit"), "s--", ms=2.5, color="#b07aa1", label="AUROC"
+    )
+    area.fill_between(
+        layers,
+        _column(rows, "auroc_low"),
+        _column(rows, "auroc_high"),
+        color="#b07aa1",
+        alpha=0.2,
+        lw=0,
+    )
+    area.set_ylim(0.4, 1.02)
+    both.legend(handles=[*both.lines, *area.lines], loc="lower right")
+    return figure
+
+
+def _right(axes: Axes, label: str) -> Axes:
+    twin = axes.twinx()
+    twin.set_ylabel(label)
+    twin.grid(False)
+    twin.spines["right"].set_visible(True)
+    return twin
+
+
+def _histogram(axes: Axes, scores: np.ndarray, labels: np.ndarray, bins: int = 25) -> None:
+    edges = np.histogram_bin_edges(scores, bins=bins)
+    for chosen, colour, name in ((labels, HARMFUL, "harmful"), (~labels, HARMLESS, "harmless")):
+        axes.hist(
+            scores[chosen],
+            edges,
+            density=True,
+            color=colour,
+            alpha=0.5,
+            label=f"{name} (n={chosen.sum()})",
+        )
+        axes.axvline(scores[chosen].mean(), color=colour, ls="--", lw=1.2)
+
+
+@mpl.rc_context(style())
+def projection_distributions(scores: np.ndarray, labels: np.ndarray, layer: int) -> Figure:
+    """Seed 004's figure 2 at one layer: histogram, cumulative distribution, box plot, sorted
+    projections; scores (prompt,)."""
+    figure = Figure(figsize=(10, 7))
+    figure.suptitle(f"layer {layer}", ha="left", x=0.02)
+    (density, cumulative), (box, ordered) = figure.subplots(2, 2)
+    _histogram(density, scores, labels)
+    density.set(xlabel=HELD_OUT, ylabel="density")
+    figure.legend(*density.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    for chosen, colour, name in ((labels, HARMFUL, "harmful"), (~labels, HARMLESS, "harmless")):
+        values = np.sort(scores[chosen])
+        cumulative.step(
+            values,
+            np.arange(1, values.size + 1) / values.size,
+            where="post",
+            color=colour,
+            label=name,
+        )
+        ordered.plot(values, ".", ms=4, color=colour, label=name)
+    cumulative.set(xlabel=HELD_OUT, ylabel="share of prompts at or below")
+    ordered.set(xlabel="prompts in order of projection", ylabel=HELD_OUT)
+    shown = box.boxplot(
+        [scores[~labels], scores[labels]],
+        tick_labels=["harmless", "harmful"],
+        patch_artist=True,
+        widths=0.6,
+    )
+    for patch, colour in zip(shown["boxes"], (HARMLESS, HARMFUL), strict=True):
+        patch.set(facecolor=colour, alpha=0.5)
+    for line in shown["medians"]:
+        line.set_color("black")
+    box.set_ylabel(HELD_OUT)
+    return figure
+
+
+@mpl.rc_context(style())
+def progressive_distributions(
+    scores: np.ndarray, labels: np.ndarray, rows: Sequence[Row]
+) -> Figure:
+    """Seed 004's figure 3: eight layers spread evenly, first and last among them; scores (layer,
+    prompt)."""
+    layers = sorted({round(float(x)) for x in np.linspace(0, len(rows) - 1, 8)})
+    figure = Figure(figsize=(14, 6.2))
+    grid = figure.subplots(2, 4).flat
+    for axes, layer in zip(grid, layers, strict=False):
+        _histogram(axes, scores[layer], labels)
+        row = rows[layer]
+        axes.set_title(
+            f"layer {layer}: d = {row['cohens_d_crossfit']:.2f} [{row['d_low']:.2f}, "
+            f"{row['d_high']:.2f}]\n"
+            f"{row['overlap_range_crossfit']} of {labels.size} in the other class's range",
+            fontsize=9,
+        )
+        axes.set(xlabel=HELD_OUT, ylabel="density")
+    for axes in list(figure.axes)[len(layers) :]:
+        axes.set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+@mpl.rc_context(style())
+def layer_distribution(
+    scores: np.ndarray, in_sample: np.ndarray, labels: np.ndarray, row: Row
+) -> Figure:
+    """One layer: held-out projections filled, in-sample ones (from their own midpoint) as outlines;
+    (prompt,) each."""
+    figure = Figure(figsize=(6, 3.6))
+    axes = figure.subplots()
+    _histogram(axes, scores, labels)
+    shifted = in_sample - (in_sample[labels].mean() + in_sample[~labels].mean()) / 2
+    edges = np.histogram_bin_edges(shifted, bins=25)
+    for chosen, colour in ((labels, HARMFUL), (~labels, HARMLESS)):
+        axes.hist(shifted[chosen], edges, density=True, histtype="step", color=colour, lw=1)
+    axes.plot([], [], color="black", lw=1, label="outline: in-sample")
+    axes.set(
+        xlabel=HELD_OUT,
+        ylabel="density",
+        title=f"layer {row['layer']}: d = {row['cohens_d_crossfit']:.2f} "
+        f"[{row['d_low']:.2f}, {row['d_high']:.2f}] held out, {row['cohens_d']:.2f} in-sample",
+    )
+    axes.legend()
+    return figure
+
+
+@mpl.rc_context(style())
+def cosine_heatmap(
+    cosine: np.ndarray, layers: Sequence[int], reliability: Sequence[float] | None
+) -> Figure:
+    """Seed 000's heatmap, cosine (layer, layer); beside it the split-half cosine, the most that one
+    direction could show."""
+    figure = Figure(figsize=(9, 5.2) if reliability is not None else (6.4, 5.2))
+    axes = (
+        figure.subplots(1, 2, width_ratios=(3, 1.1))
+        if reliability is not None
+        else [figure.subplots()]
+    )
+    # Cell borders half a layer out; layers without a direction leave a gap rather than shift their
+    # neighbours.
+    image = np.full((max(layers) + 1,) * 2, np.nan)
+    image[np.ix_(layers, layers)] = cosine
+    shown = axes[0].imshow(image, vmin=-1, vmax=1, cmap="RdBu_r", origin="lower")
+    axes[0].grid(False)
+    axes[0].set(xlabel="layer", ylabel="layer")
+    figure.colorbar(shown, ax=axes[0], label="cosine between differences in means", shrink=0.85)
+    if reliability is not None:
+        axes[1].barh(layers, reliability, color=NEUTRAL, height=0.8)
+        axes[1].set(
+            xlabel="split-half cosine",
+            ylabel="layer",
+            xlim=(min(0.0, *reliability), 1),
+            ylim=(-0.5, max(layers) + 0.5),
+        )
+    return figure

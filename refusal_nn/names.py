@@ -1,0 +1,24 @@
+"""Folder names for models; standard library only, since make asks before anything is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+
+def safe_name(name: str) -> str:
+    """A file name for a model: itself if plain, else its cleaned tail and 8 hex digits of its hash.
+
+    Plain: [A-Za-z0-9._-]{1,80}, beginning with a letter, digit or underscore.
+    """
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", name):
+        return name
+    tail = Path(name.rstrip("/")).name.removesuffix(".gguf")
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", tail).strip(".-")[:60] or "model"
+    return f"{cleaned}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+if __name__ == "__main__":
+    print(safe_name(sys.argv[1]))
