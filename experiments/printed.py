@@ -20,7 +20,7 @@ def show_validation(folder: Path, figures: Path) -> None:
     console.table(
         f"{about['model']}: harmful against harmless, {about['n_harmful_prompts']} + "
         f"{about['n_harmless_prompts']} fit prompts, "
-        f"position {about['position']} {about['token']!r}, {'; '.join(about['compute'])}",
+        f"position {about['position']} {about['token']!r}",
         (
             "layer",
             "distance",

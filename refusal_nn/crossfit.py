@@ -157,7 +157,7 @@ def effect_size(scores: np.ndarray, design: Design) -> np.ndarray:
         variances.append((w * (scores - mean[:, None]) ** 2).sum(1) / (n - 1))
     # The floor turns "no spread at all" into a huge finite d; validate_layers names that case in
     # its status column.
-    floor = 1e-12 * np.maximum(np.abs(scores).max(1), np.finfo(float).tiny)
+    floor = np.maximum(1e-12 * np.abs(scores).max(1), 1e-300)
     return (means[0] - means[1]) / np.maximum(np.sqrt((variances[0] + variances[1]) / 2), floor)
 
 

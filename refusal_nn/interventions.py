@@ -27,7 +27,7 @@ def orthonormal(vectors: Tensor) -> Tensor:
     """Rows spanning what the rows of `vectors` (rank, d_model) span, orthonormal, float32. Raises
     ValueError if dependent."""
     q, r = torch.linalg.qr(vectors.double().T)
-    if (r.diagonal().abs() < 1e-10 * vectors.double().norm()).any():
+    if (r.diagonal().abs() <= 1e-10 * vectors.double().norm()).any():
         raise ValueError(
             "the vectors are linearly dependent or zero, so they span fewer dimensions than their "
             "number"

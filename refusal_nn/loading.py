@@ -120,7 +120,9 @@ def _wrapped(name: str, dtype: torch.dtype, device: str) -> TracedModel:
             "in refusal_nn/models.py, and the self-test on load will check it"
         )
     hf = hf.to(device).eval().requires_grad_(False)
-    if tokenizer.pad_token_id is None:
+    rows = hf.get_input_embeddings().num_embeddings
+    # Some tokenizer classes bring a pad token of their own that the model has no row for.
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
     # The tokenizer is passed even where nnsight could find it: its search fails with this
     # transformers version.
@@ -140,6 +142,8 @@ def _fetched(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrained
     if path.suffix == ".gguf":
         return _read_gguf(path, dtype)
     if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ModelError(f"{path} holds no config.json, so it is no model's folder")
         return (*_read(str(path), dtype, name), _folder_revision(path))
     if spec is None and name.count("/") != 1:
         raise InputError(

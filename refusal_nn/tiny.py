@@ -76,6 +76,8 @@ def build(
             # every test blind.
             if parameter.dim() > 1 and "embed" not in name:
                 parameter.data.normal_(std=parameter.shape[1] ** -0.5)
+            elif "norm" in name:
+                parameter.data.add_(0.3 * torch.randn_like(parameter))
     return _cast(model, dtype), tokenizer
 
 

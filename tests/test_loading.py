@@ -1,0 +1,153 @@
+"""Every way of naming a model, and one clear message for every way of getting it wrong."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import errors as hub
+
+from refusal_nn import checks, loading
+from refusal_nn.errors import InputError, ModelError
+from refusal_nn.loading import load
+from refusal_nn.models import FAMILIES, MODELS
+from refusal_nn.tiny import TINY, build
+from refusal_nn.tracing import next_token_logits
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model, tokenizer = build("qwen2")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_local_folder_is_the_same_model(folder, texts):
+    local, tiny = load(str(folder), dtype="float32"), load("tiny-qwen2", dtype="float32")
+    torch.testing.assert_close(next_token_logits(local, texts), next_token_logits(tiny, texts))
+    assert local.revision.startswith("sha256:")
+
+
+def test_a_right_padding_tokenizer_without_a_pad_token_is_put_right(folder, texts):
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["padding_side"] = "right"
+    del config["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    local, tiny = load(str(folder), dtype="float32"), load("tiny-qwen2", dtype="float32")
+    torch.testing.assert_close(next_token_logits(local, texts), next_token_logits(tiny, texts))
+
+
+def test_auto_takes_float32_where_bfloat16_turns_directions(monkeypatch):
+    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: True)
+    assert load("tiny-llama", device="cpu").dtype == torch.bfloat16
+    monkeypatch.setattr(loading, "FAITHFUL", 1.1)
+    model = load("tiny-llama", device="cpu")
+    assert model.dtype == torch.float32
+    assert "its rounding turns directions" in model.notes[0]
+
+
+def test_auto_takes_float32_where_bfloat16_fails_its_self_test(monkeypatch):
+    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: True)
+    monkeypatch.setitem(checks.LOGITS, torch.bfloat16, 0.0)
+    model = load("tiny-llama", device="cpu")
+    assert model.dtype == torch.float32
+    assert "bfloat16 was tried" in model.notes[0]
+
+
+def test_auto_takes_float32_where_the_cpu_would_emulate_bfloat16(monkeypatch):
+    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: False)
+    assert load("tiny-llama", device="cpu").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "word"),
+    [
+        ("qwenn", {}, InputError, "choose one of smollm2, qwen"),
+        ("tiny-bert", {}, InputError, "tiny-llama"),
+        ("a/b/c", {}, InputError, "unknown model"),
+        ("tiny-llama", {"dtype": "int8"}, InputError, "choose auto, float32"),
+        ("tiny-llama", {"device": "tpu"}, InputError, "choose auto"),
+        ("/nowhere/model.gguf", {}, ModelError, "no such file"),
+    ],
+)
+def test_a_bad_name_or_option_is_answered_with_what_there_is(name, options, error, word):
+    with pytest.raises(error, match=word):
+        load(name, **options)
+
+
+def test_a_truncated_or_foreign_gguf_is_a_model_error(tmp_path):
+    for name, content in (("cut.gguf", b"GGUF\x03\x00\x00\x00"), ("foreign.gguf", b"PK" * 999)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ModelError, match="cannot be read as GGUF"):
+            load(str(tmp_path / name))
+
+
+def test_a_folder_without_weights_is_a_model_error(tmp_path):
+    with pytest.raises(ModelError, match="no config.json"):
+        load(str(tmp_path))
+
+
+def test_an_unknown_architecture_names_the_row_to_add(monkeypatch):
+    monkeypatch.delitem(FAMILIES, "olmo2")
+    with pytest.raises(ModelError, match="add a row to FAMILIES"):
+        load("tiny-olmo2")
+
+
+def hub_error(kind):
+    import httpx
+
+    return kind("said so", response=httpx.Response(403, request=httpx.Request("GET", "https://x")))
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (
+            hub_error(hub.GatedRepoError),
+            "accept its licence on https://huggingface.co/google/gemma",
+        ),
+        (hub_error(hub.RepositoryNotFoundError), "no such model on the Hub"),
+        (hub_error(hub.RevisionNotFoundError), "revision does not exist"),
+        (hub.OfflineModeIsEnabled("offline"), "unset HF_HUB_OFFLINE"),
+        (OSError("We couldn't connect"), "Check the connection"),
+    ],
+)
+def test_each_trouble_with_the_hub_has_its_own_remedy(monkeypatch, error, word):
+    def fail(*arguments, **options):
+        try:
+            raise error
+        except Exception as cause:
+            raise OSError("wrapped by transformers") from cause
+
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(ModelError, match=word) as caught:
+        load("gemma2b", dtype="float32")
+    assert len(str(caught.value).splitlines()) <= 6
+
+
+def test_remote_code_is_never_run(folder):
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError):
+        load(str(folder))
+    assert not (folder / "ran").exists()
+
+
+def test_the_tables_hold_the_published_models_and_a_tiny_one_of_every_family():
+    published = {"qwen", "qwen3", "gemma2b", "phi3", "llama1b", "llama3b", "llama8b"}
+    assert published <= set(MODELS)
+    tiny = {build(name)[0].config.model_type for name in TINY}
+    assert tiny == set(FAMILIES)
+
+
+def test_tiny_models_are_the_same_every_time():
+    torch.manual_seed(1)
+    first = build("gemma")[0].state_dict()
+    torch.manual_seed(2)
+    again = build("gemma")[0].state_dict()
+    assert all(torch.equal(first[k], again[k]) for k in first)
