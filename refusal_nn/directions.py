@@ -1,8 +1,7 @@
-"""Directions that separate two classes of activations, and how like each other they are. Pure:
-numpy in, numpy out.
+"""Directions that separate two classes of activations, and how like each other they are. Pure.
 
 Every estimator has one signature: harmful, harmless (layer, prompt, d_model) -> (layer, d_model),
-float64, raw scale.
+float64, raw scale. Arrays or CPU tensors.
 """
 
 from __future__ import annotations
@@ -10,45 +9,43 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats.mstats import winsorize
 
-# A coordinate is massive where its mean size exceeds so many times the layer's median one (Sun et
-# al. 2024 saw > 100).
+# A coordinate is massive where its mean size exceeds so many times the layer's median one.
 MASSIVE = 50.0
 
 
 def difference_in_means(harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
-    """Mean harmful minus mean harmless activation per layer, summed in float64 (Arditi et al. 2024,
-    eq. 2)."""
-    return harmful.mean(-2, dtype=np.float64) - harmless.mean(-2, dtype=np.float64)
+    """Mean harmful minus mean harmless activation, float64 sums (Arditi et al. 2024, eq. 2)."""
+    return _mean(harmful) - _mean(harmless)
 
 
 def masked_difference_in_means(harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
-    """Difference in means with the massive coordinates set to 0; they are found class-blind, on
-    harmless activations."""
-    size = np.abs(harmless.mean(-2, dtype=np.float64))
+    """Difference in means, the massive coordinates set to 0; found class-blind, on harmless."""
+    size = np.abs(_mean(harmless))
     massive = size > MASSIVE * np.median(size, axis=-1, keepdims=True)
     return np.where(massive, 0.0, difference_in_means(harmful, harmless))
 
 
 def standardised_difference_in_means(harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
-    """Difference in means with each coordinate divided by its standard deviation within the
-    classes."""
-    within = np.sqrt((harmful.var(-2, dtype=np.float64) + harmless.var(-2, dtype=np.float64)) / 2)
+    """Difference in means, each coordinate divided by its standard deviation within classes."""
+    variances = [np.asarray(x).var(-2, dtype=np.float64) for x in (harmful, harmless)]
+    within = np.sqrt((variances[0] + variances[1]) / 2)
     raw = difference_in_means(harmful, harmless)
-    return np.divide(
-        raw, within, out=np.zeros_like(raw), where=within > 1e-12 * within.max(-1, keepdims=True)
-    )
+    varies = within > 1e-12 * within.max(-1, keepdims=True)
+    return np.divide(raw, within, out=np.zeros_like(raw), where=varies)
 
 
 def winsorised_difference_in_means(harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
-    """Difference in means after clipping each coordinate, within its class, to its 5th and 95th
-    percentile."""
-    clipped = [
-        np.asarray(winsorize(x.astype(np.float64), limits=0.05, axis=-2))
-        for x in (harmful, harmless)
-    ]
-    return difference_in_means(*clipped)
+    """Difference in means after clipping each coordinate to its class's 5th and 95th percentile."""
+
+    def clipped(x: np.ndarray) -> np.ndarray:
+        return np.clip(x, *np.quantile(x, (0.05, 0.95), axis=-2, keepdims=True))
+
+    return difference_in_means(clipped(np.asarray(harmful)), clipped(np.asarray(harmless)))
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x).mean(-2, dtype=np.float64)
 
 
 def unit(directions: np.ndarray) -> np.ndarray:

@@ -18,7 +18,10 @@ IDS_SHA256 = "0f96edb8c52d55babc2caf603933d25d3ebb9368b95ca757a1ebaa5f11438dd0"
 TEXTS_SHA256 = "6c90e22b55c38da37664f423a5ea5454a2f89f67eb3329443693fcafa72f7858"
 COLUMNS = {"id", "prompt", "label", "pair", "category", "severity", "source"}
 # Whole words that a set without minors and without sex has no use for.
-BARRED = """
+BARRED = frozenset(
+    re.findall(
+        r"\w+",
+        """
 child children childs kid kids minor minors underage teen teens teenager teenagers teenage toddler
 toddlers infant infants baby babies boy boys girl girls schoolboy schoolgirl schoolchildren
 adolescent adolescents juvenile juveniles preteen preteens youngster youngsters pupil pupils
@@ -26,7 +29,9 @@ kindergarten schooler schoolers sex sexy sexual sexually sexuality rape raped ra
 nudes nudity naked porn porno pornography pornographic erotic erotica incest molest molested
 molester pedophile paedophile pedophilia prostitute prostitution escort genital genitals fetish
 orgasm intercourse lolita grope groped groping upskirt sextortion voyeur voyeurism stripper
-""".split()
+""",
+    )
+)
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +165,7 @@ def test_no_single_feature_of_form_tells_the_classes_apart(bundled):
 
 
 def test_no_prompt_mentions_minors_or_sex(bundled):
-    barred = set(BARRED)
-    found = {p.id: barred & set(re.findall(r"[a-z]+", p.prompt.lower())) for p in bundled}
+    found = {p.id: BARRED & set(re.findall(r"[a-z]+", p.prompt.lower())) for p in bundled}
     assert {name: hits for name, hits in found.items() if hits} == {}
 
 
