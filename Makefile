@@ -42,8 +42,8 @@ VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations "$$PERMUTATIO
 SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
-ON_MODEL := experiments/capture.py $(call code,batching checks embedded gguf_files interventions loading models \
-            prompt_files prompts splits templates tiny tracing)
+ON_MODEL := experiments/capture.py $(call code,batching checks embedded interventions loading models \
+            prompt_files prompts sources splits templates tiny tracing)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
 
 help:

@@ -3,10 +3,9 @@ granted?"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 
+import numpy as np
 import psutil
 import torch
 
@@ -24,12 +23,10 @@ PROBES = (
     "Count to five",
     "Write one line about rain on a tin roof in a small town.",
 )
+PROBE_PAIRS = 32
 # Relative error allowed between a prompt's logits in a batch and alone, and left along an ablated
 # direction.
 LOGITS = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1.5e-1}
-# What the cosine of directions with float32's must reach, from a quarter of the depth on, for a
-# lesser dtype to be chosen.
-FAITHFUL = 0.999
 RESIDUE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
@@ -93,57 +90,47 @@ def _require(holds: bool, model: TracedModel, fault: str) -> None:
         raise ModelError(f"{model.name} fails its self-test in {dtype}: {fault} try DTYPE=float32")
 
 
-def precision_loss(model: TracedModel) -> dict[str, object]:
-    """What computing below float32 does to directions, measured on 32 bundled matched pairs; {} for
-    a model in float32.
+def probe_directions(model: TracedModel) -> np.ndarray:
+    """Unit differences in means of 32 bundled matched pairs, (layer, d_model): a hard case.
 
-    cosine_by_layer: between differences in means computed in the model's dtype and in float32 (its
-    weights widened in place and narrowed back, which is exact). cosine_early, cosine_late: the
-    least of all layers, and from a quarter of the depth on. Matched pairs differ little, so this is
-    a hard case; noise falls with more prompts. `reason` where it does not fit.
+    Twins differ little, so rounding weighs more than with prompt sets that differ in form.
     """
-    if model.dtype == torch.float32:
-        return {}
-    dtype = str(model.dtype).removeprefix("torch.")
-    needed = 4 * sum(p.numel() for p in model.module.parameters())
-    if needed > _free_bytes(model.device):
-        return {"dtype": dtype, "reason": f"float32 weights need {needed / 1e9:.0f} GB"}
     bundled = load_prompts()
-    harmful, harmless = (
-        [p.prompt for p in bundled if p.label == label][::10][:32] for label in LABELS
-    )
-    narrow = capture(model, [*harmful, *harmless]).at(-1).numpy()
-    with _widened(model.module):
-        wide = capture(model, [*harmful, *harmless]).at(-1).numpy()
-    a, b = (
-        unit(difference_in_means(s[:, : len(harmful)], s[:, len(harmful) :]))
-        for s in (narrow, wide)
-    )
-    cosine = (a * b).sum(-1).tolist()
+    classes = [[p.prompt for p in bundled if p.label == label] for label in LABELS]
+    step = len(classes[0]) // PROBE_PAIRS
+    texts = [text for texts in classes for text in texts[::step][:PROBE_PAIRS]]
+    states = capture(model, texts).at(-1).numpy()
+    return unit(difference_in_means(states[:, :PROBE_PAIRS], states[:, PROBE_PAIRS:]))
+
+
+def precision_loss(exact: np.ndarray, narrow: np.ndarray) -> dict[str, object]:
+    """What computing below float32 does to the probe directions.
+
+    cosine_early, cosine_late: the least cosine of all layers, and from a quarter of the depth on.
+    """
+    cosine = (exact * narrow).sum(-1).tolist()
+    late = cosine[len(cosine) // 4 :]
     return {
-        "dtype": dtype,
-        "n": len(harmful) + len(harmless),
+        "n": 2 * PROBE_PAIRS,
         "cosine_by_layer": cosine,
         "cosine_early": min(cosine),
-        "cosine_late": min(cosine[len(cosine) // 4 :]),
+        "cosine_late": min(late),
     }
 
 
-@contextlib.contextmanager
-def _widened(module: torch.nn.Module) -> Iterator[None]:
-    # Parameters only: `module.float()` and back would also round the rotary buffers, which stay in
-    # float32.
-    dtype = next(module.parameters()).dtype
-    try:
-        for parameter in module.parameters():
-            parameter.data = parameter.data.float()
-        yield
-    finally:
-        for parameter in module.parameters():
-            parameter.data = parameter.data.to(dtype)
+def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Cast every parameter in place and return the originals, in order.
+
+    Parameters only: `module.to(dtype)` would also round the rotary buffers, which stay in float32.
+    """
+    originals = [parameter.data for parameter in module.parameters()]
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return originals
 
 
-def _free_bytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+def free_bytes(device: str) -> float:
+    """Memory that is free on a device, in bytes."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[0]
     return psutil.virtual_memory().available

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
-from refusal_nn import batching, checks
+from refusal_nn import batching, checks, loading
 from refusal_nn.errors import ModelError
 from refusal_nn.loading import load
 from refusal_nn.models import PRE_NORM, SANDWICH_NORM
@@ -78,18 +79,29 @@ def test_a_prefix_cache_that_changes_the_logits_is_not_used(tiny_llama, monkeypa
     assert not checks.self_tested(tiny_llama).shares_prefix
 
 
-def test_measuring_the_precision_loss_leaves_the_model_bit_identical(texts):
-    model = load("tiny-qwen2", dtype="bfloat16")
-    before, logits = {k: v.clone() for k, v in model.module.state_dict().items()}, None
-    logits = next_token_logits(model, texts)
-    loss = checks.precision_loss(model)
-    assert 0.99 < loss["cosine_early"] <= loss["cosine_late"] <= 1 + 1e-9
-    assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
-    assert torch.equal(next_token_logits(model, texts), logits)
-    assert checks.precision_loss(load("tiny-qwen2", dtype="float32")) == {}
+def test_a_refused_precision_leaves_the_model_bit_identical(texts, monkeypatch):
+    exact = load("tiny-qwen2", dtype="float32")
+    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(loading, "FAITHFUL", 1.1)
+    refused = load("tiny-qwen2", device="cpu")
+    assert refused.dtype == torch.float32
+    assert torch.equal(next_token_logits(refused, texts), next_token_logits(exact, texts))
+
+
+def test_rotary_frequencies_stay_in_float32_when_weights_are_narrowed():
+    model = load("tiny-llama", dtype="bfloat16").module
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_the_precision_loss_is_one_minus_nothing_for_equal_directions():
+    exact = np.eye(4, 9)
+    loss = checks.precision_loss(exact, exact[[0, 1, 3, 2]])
+    assert loss["cosine_by_layer"] == [1, 1, 0, 0]
+    assert (loss["cosine_early"], loss["cosine_late"]) == (0, 0)
 
 
 def test_a_loss_that_does_not_fit_in_memory_is_said_not_guessed(monkeypatch):
-    monkeypatch.setattr(checks, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(checks, "free_bytes", lambda device: 0)
     model = load("tiny-llama", dtype="bfloat16")
     assert any("was not measured" in note for note in model.notes)

@@ -164,7 +164,7 @@ def test_rows_of_text_integers_and_booleans_come_back_as_they_were_written(tmp_p
 
 
 @in_a_folder
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=8))
 def test_floats_come_back_to_ten_digits(tmp_path, values):
     files.write_csv(tmp_path / "rows.csv", [{"x": value} for value in values])
     found = [row["x"] for row in files.read_csv(tmp_path / "rows.csv")]

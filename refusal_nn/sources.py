@@ -1,0 +1,163 @@
+"""Where weights come from: embedded, a Hub repository, a local folder, a .gguf file, or made here.
+
+Every way of failing ends in one ModelError (or InputError for a name that means nothing).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from huggingface_hub import errors as hub
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from refusal_nn import tiny
+from refusal_nn.embedded import embedded_model
+from refusal_nn.errors import InputError, ModelError
+from refusal_nn.files import sha256
+from refusal_nn.models import MODELS
+
+
+class Fetched(NamedTuple):
+    """A model on the CPU. revision: a commit, or the sha256 of its weights."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    revision: str
+
+
+def fetch(name: str, dtype: torch.dtype) -> Fetched:
+    """Read the model that `name` means, in this dtype. Raises InputError, ModelError."""
+    if name.startswith("tiny-"):
+        return Fetched(*tiny.build(name.removeprefix("tiny-"), dtype), "random, seed 0")
+    source, options = _located(name)
+    # Packed weights would be read by kernels of another precision, and are no plain matrices.
+    packed = {"quantization_config": GgufConfig(dequantize=True)} if options["gguf_file"] else {}
+    with _explained(name, options):
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options, **packed)
+    return Fetched(model, tokenizer, _revision(Path(source), options, model))
+
+
+def parameter_count(name: str) -> int:
+    """How many parameters the model has, from its configuration alone. Raises as fetch does."""
+    if name.startswith("tiny-"):
+        return sum(p.numel() for p in tiny.build(name.removeprefix("tiny-"))[0].parameters())
+    source, options = _located(name)
+    with _explained(name, options), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source, **options)
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+
+
+def _located(name: str) -> tuple[str, dict[str, object]]:
+    spec = MODELS.get(name)
+    embedded = spec is not None and spec.embedded
+    path = embedded_model() if embedded else Path(spec.repo if spec else name).expanduser()
+    options = {"revision": "main", "trust_remote_code": False, "gguf_file": None}
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file")
+        return str(path.parent), options | {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ModelError(f"{path} holds no config.json, so it is no model's folder")
+        return str(path), options
+    if spec is None and name.count("/") != 1:
+        raise InputError(
+            f"unknown model {name!r}; choose one of {', '.join(MODELS)}, tiny-<family>, a Hub id "
+            "owner/name, a folder or a .gguf file, or add a row to refusal_nn/models.py"
+        )
+    if spec is None:
+        return name, options
+    return spec.repo, options | {"revision": spec.revision or "main"}
+
+
+def _revision(source: Path, options: dict[str, object], model: PreTrainedModel) -> str:
+    if options["gguf_file"]:
+        return f"sha256:{sha256(source / options['gguf_file'])}"
+    if source.is_dir():
+        weights = sorted(source.glob("*.safetensors"))
+        whole = f"sha256:{sha256(weights[0])}" if len(weights) == 1 else None
+        return whole or f"folder of {len(weights)} safetensors files"
+    return getattr(model.config, "_commit_hash", None) or "unknown"
+
+
+@contextlib.contextmanager
+def _explained(name: str, options: dict[str, object]) -> Iterator[None]:
+    """Turn what transformers and the Hub may raise into one message with its remedy."""
+    # A conversion bar writes a line per step into a log file.
+    to_file = options["gguf_file"] and not sys.stderr.isatty()
+    quiet = contextlib.redirect_stderr(io.StringIO()) if to_file else contextlib.nullcontext()
+    transformers_logging.disable_progress_bar()
+    try:
+        with quiet, _gguf_parsed_once() if options["gguf_file"] else contextlib.nullcontext():
+            yield
+    except (OSError, hub.HfHubHTTPError) as error:
+        raise ModelError(_remedy(error, name)) from error
+    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        what = "read as GGUF" if options["gguf_file"] else "loaded"
+        hint = "; fetch the file again" if options["gguf_file"] else ""
+        raise ModelError(f"{name} cannot be {what}: {reason}{hint}") from error
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def _remedy(error: BaseException, name: str) -> str:
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    page = f"https://huggingface.co/{MODELS[name].repo if name in MODELS else name}"
+    # A gated repository is a kind of missing one, so it is asked for first.
+    remedies = {
+        hub.GatedRepoError: f"accept its licence on {page}, then run `.venv/bin/hf auth login`",
+        hub.RevisionNotFoundError: "this revision does not exist there",
+        hub.RepositoryNotFoundError: "no such model on the Hub, or a private one: check the name",
+        hub.OfflineModeIsEnabled: "unset HF_HUB_OFFLINE to let it be fetched",
+    }
+    for kind, remedy in remedies.items():
+        if any(isinstance(cause, kind) for cause in causes):
+            return f"{name}: {remedy}"
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return (
+        f"{name} could not be fetched or read{offline}: {reason} Check the connection, or give a "
+        "local folder or .gguf file as MODEL="
+    )
+
+
+@contextlib.contextmanager
+def _gguf_parsed_once() -> Iterator[None]:
+    """While it lasts, a GGUF's header and name map are computed once.
+
+    transformers 5.23 does so 4 and 400 times over: 30 s of 46 for a vocabulary of 152,000 tokens.
+    """
+    import gguf
+
+    names = ("GGUFReader", "get_tensor_name_map")
+    originals = {name: getattr(gguf, name) for name in names}
+    for name in names:
+        setattr(gguf, name, functools.cache(originals[name]))
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(gguf, name, originals[name])
