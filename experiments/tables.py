@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from refusal_nn import confounds as form
-from refusal_nn import files, runs, statistics
+from refusal_nn import files, statistics
 from refusal_nn import findings as seed004
 from refusal_nn.captured import Captured, Classes
-from refusal_nn.directions import unit
+from refusal_nn.directions import difference_in_means, unit
 
 Row = dict[str, object]
 ORIGIN = ("model", "revision", "dtype", "device", "seed", "template_sha256", "prompt_set_sha256")
 PROMPT_COLUMNS = ("id", "label", "split", "category", "severity")
+
+
+class Analysis(NamedTuple):
+    """All of the validate stage's tables. directions: (layer, d_model), raw, of the fit prompts."""
+
+    rows: list[Row]
+    directions: np.ndarray
+    projections: list[Row]
+    spread: list[Row]
+    confounds: Row
+    by_position: list[Row]
+    summary: Row
+
+
+def analyse(captured: Captured, permutations: int, folds: int, seed: int) -> Analysis:
+    """Experiment 0 at the first captured position; every position together in by_position."""
+    pos = captured.positions[0]
+    fit, test = captured.classes("fit", pos), captured.classes("test", pos)
+    options = {"clusters": fit.clusters, "folds": folds, "seed": seed}
+    rows = statistics.validate_layers(
+        fit.harmful, fit.harmless, permutations=permutations, **options
+    )
+    directions = difference_in_means(fit.harmful, fit.harmless)
+    projected = projections(captured, directions, options)
+    spread = seed004.spread_by_layer(*in_sample(projected, len(rows)), mean_norms(fit))
+    found = findings(rows, spread, projected, seed)
+    peak = found["4_progressive_build_up"]["peak_layer"]
+    about = {"position": pos, "token": captured.tokens[0], "folds": folds}
+    about |= {"permutations": permutations, **summary(rows, found)}
+    if test.rows:
+        about["peak_on_test"] = seed004.on_fresh_prompts(
+            unit(directions)[peak], test.harmful[peak], test.harmless[peak], test.clusters
+        )
+    several = len(captured.positions) > 1
+    everywhere = by_position(captured, permutations, options) if several else []
+    confounded = confounds(fit, projected, peak)
+    return Analysis(rows, directions, projected, spread, confounded, everywhere, about)
 
 
 def projections(
@@ -132,14 +169,11 @@ def by_position(captured: Captured, permutations: int, options: Mapping[str, obj
     ]
 
 
-def summary(
-    args: argparse.Namespace, source: runs.Stage, rows: Sequence[Row], found: Mapping[str, Row]
-) -> Row:
+def summary(rows: Sequence[Row], found: Mapping[str, Row]) -> Row:
     """Seed 004's summary.json keys, and the repaired ones beside them."""
-    strongest, largest = (max(rows, key=lambda r, k=key: r[k]) for key in ("cohens_d", "magnitude"))
+    strongest, largest = (max(rows, key=lambda r, k=k: r[k]) for k in ("cohens_d", "magnitude"))
     peak = rows[found["4_progressive_build_up"]["peak_layer"]]
     return {
-        "model": args.model,
         "n_layers": len(rows),
         "n_harmful_prompts": rows[0]["n_harmful"],
         "n_harmless_prompts": rows[0]["n_harmless"],
@@ -153,24 +187,20 @@ def summary(
         "peak_cohens_d_crossfit": peak["cohens_d_crossfit"],
         "peak_d_low": peak["d_low"],
         "peak_d_high": peak["d_high"],
-        "folds": args.folds,
-        "permutations": args.permutations,
-        "seed": args.seed,
-        "compute": files.read_json(source.summary)["notes"],
-        "findings": found,
+        "findings": dict(found),
     }
 
 
-def write_directions(folder: Path, directions: np.ndarray, about: Mapping[str, object]) -> None:
-    """validated_directions.safetensors: `directions` (layer, d_model), raw difference in means of
-    the fit prompts."""
-    rows = files.read_csv(folder / "validation_results.csv")
+def write_directions(folder: Path, found: Analysis, about: Mapping[str, object]) -> None:
+    """validated_directions.safetensors: `directions` (layer, d_model), raw difference in means.
+
+    The layers at which they are valid stand in the metadata.
+    """
     metadata = {k: about[k] for k in ("model", "position", "token", "seed")} | {
         "site": "resid_post",
-        "valid_layers": [row["layer"] for row in rows if row["valid"]],
+        "valid_layers": [row["layer"] for row in found.rows if row["valid"]],
     }
+    directions = torch.from_numpy(found.directions).float()
     files.write_tensors(
-        folder / "validated_directions.safetensors",
-        {"directions": torch.from_numpy(directions).float()},
-        metadata,
+        folder / "validated_directions.safetensors", {"directions": directions}, metadata
     )

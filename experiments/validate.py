@@ -17,49 +17,25 @@ def settings(args: argparse.Namespace) -> cli.Settings:
 def compute(args: argparse.Namespace) -> None:
     """Statistics of the captured activations; no model is needed."""
     from experiments import tables
-    from refusal_nn import files, findings
+    from refusal_nn import files
     from refusal_nn.captured import read_capture
-    from refusal_nn.directions import difference_in_means
-    from refusal_nn.statistics import validate_layers
 
     source = cli.up_to_date(args, capture.NAME, cli.capture_settings(args), capture.compute)
     captured = read_capture(source.folder)
-    pos, token = captured.positions[0], captured.tokens[0]
-    fit, test = captured.classes("fit", pos), captured.classes("test", pos)
-    options = {"clusters": fit.clusters, "folds": args.folds, "seed": args.seed}
     with cli.stage(args, NAME).run(settings(args)) as run:
-        rows = validate_layers(fit.harmful, fit.harmless, permutations=args.permutations, **options)
-        directions = difference_in_means(fit.harmful, fit.harmless)
-        projections = tables.projections(captured, directions, options)
-        spread = findings.spread_by_layer(
-            *tables.in_sample(projections, len(rows)), tables.mean_norms(fit)
-        )
-        found = tables.findings(rows, spread, projections, args.seed)
-        confounds = tables.confounds(
-            fit, projections, found["4_progressive_build_up"]["peak_layer"]
-        )
-        files.write_csv(run.folder / "validation_results.csv", rows)
-        files.write_csv(run.folder / "variance_by_layer.csv", spread)
-        files.write_csv(
-            run.folder / "top10_layers.csv",
-            sorted(rows, key=lambda r: -r["cohens_d_crossfit"])[:10],
-        )
-        files.write_csv(run.folder / "projections.csv", projections)
-        files.write_json(run.folder / "confounds.json", confounds)
-        if len(captured.positions) > 1:
-            files.write_csv(
-                run.folder / "validation_by_position.csv",
-                tables.by_position(captured, args.permutations, options),
-            )
-        summary = tables.summary(args, source, rows, found) | {"position": pos, "token": token}
-        if test.rows:
-            peak = summary["peak_layer"]
-            unit = directions[peak] / max(float((directions[peak] ** 2).sum() ** 0.5), 1e-300)
-            summary["peak_on_test"] = findings.on_fresh_prompts(
-                unit, test.harmful[peak], test.harmless[peak], test.clusters
-            )
-        tables.write_directions(run.folder, directions, summary)
+        found = tables.analyse(captured, args.permutations, args.folds, args.seed)
+        best = sorted(found.rows, key=lambda r: -r["cohens_d_crossfit"])[:10]
+        files.write_csv(run.folder / "validation_results.csv", found.rows)
+        files.write_csv(run.folder / "variance_by_layer.csv", found.spread)
+        files.write_csv(run.folder / "top10_layers.csv", best)
+        files.write_csv(run.folder / "projections.csv", found.projections)
+        files.write_json(run.folder / "confounds.json", found.confounds)
+        if found.by_position:
+            files.write_csv(run.folder / "validation_by_position.csv", found.by_position)
         about = files.read_json(source.folder / "manifest.json")
+        notes = files.read_json(source.summary)["notes"]
+        summary = {"model": args.model, "compute": notes, "seed": args.seed, **found.summary}
+        tables.write_directions(run.folder, found, summary)
         run.finish(summary, {k: about[k] for k in tables.ORIGIN})
 
 
@@ -88,9 +64,12 @@ def draw(args: argparse.Namespace) -> None:
         figures.progressive_distributions(scores, labels, rows),
         folder / "progressive_distributions.png",
     )
+    pictures = folder / "layer_distributions"
+    for earlier in pictures.glob("layer_*_histogram.png"):
+        earlier.unlink()
     for layer, row in enumerate(rows):
         figure = figures.layer_distribution(scores[layer], in_sample[layer], labels, row)
-        figures.save(figure, folder / "layer_distributions" / f"layer_{layer:02d}_histogram.png")
+        figures.save(figure, pictures / f"layer_{layer:02d}_histogram.png")
     files.write_json(folder / "validate.json", {"figures": 3 + len(rows), "from": str(done.folder)})
 
 

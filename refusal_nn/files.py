@@ -73,6 +73,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
             partial,
             metadata={"refusal_nn": json.dumps(about, sort_keys=True)},
         )
+        partial.chmod(0o644)  # safetensors writes for the owner only, unlike everything else here
 
 
 def read_csv(path: Path) -> list[dict[str, object]]:

@@ -85,7 +85,7 @@ class Stage:
             self.summary.unlink(missing_ok=True)
             for leftover in self.folder.glob(".*.partial"):
                 leftover.unlink()
-            yield Run(self.folder, dict(settings), time.monotonic())
+            yield Run(self.folder, dict(settings), time.time(), _artefacts(self.folder))
 
     def artefact(self, name: str) -> Path:
         """Path of a finished run's file, its sha256 checked. A file that differs is set aside;
@@ -125,26 +125,31 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """A stage at work: write artefacts into `folder`, then finish."""
+    """A stage at work: write artefacts into `folder`, then finish.
+
+    started: seconds since 1970. before: artefacts of an earlier run, with their times.
+    """
 
     folder: Path
     settings: dict[str, object]
     started: float
+    before: dict[Path, int]
 
     def finish(self, summary: Mapping[str, object], about: Mapping[str, object]) -> None:
-        """Write manifest.json (about: model, revision, dtype, hashes …), then summary.json, the
-        stamp."""
-        files = sorted(
-            p
-            for p in self.folder.iterdir()
-            if p.is_file() and p.name not in KEEP and not p.name.endswith(".corrupt")
-        )
+        """Write manifest.json (about: model, revision, hashes …), then summary.json, the stamp.
+
+        What an earlier run left and this one did not write again is of other settings: removed.
+        """
+        files = _artefacts(self.folder)
+        for stale in [path for path, time_ns in files.items() if self.before.get(path) == time_ns]:
+            stale.unlink()
+            del files[stale]
         write_json(
             self.folder / "manifest.json",
             {
                 "settings": self.settings,
                 **about,
-                "wall_seconds": round(time.monotonic() - self.started, 1),
+                "wall_seconds": round(time.time() - self.started, 1),
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "packages": versions(),
                 "git_commit": git_commit(),
@@ -152,6 +157,15 @@ class Run:
             },
         )
         write_json(self.folder / "summary.json", summary)
+
+
+def _artefacts(folder: Path) -> dict[Path, int]:
+    """The artefacts in a folder, in order of name, each with its time of modification."""
+    return {
+        path: path.stat().st_mtime_ns
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in KEEP and path.suffix != ".corrupt"
+    }
 
 
 def versions() -> dict[str, str]:

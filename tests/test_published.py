@@ -1,6 +1,7 @@
 """Directions in files of others: read without running anything, refused where they are none."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from experiments import similarity
 from refusal_nn.errors import InputError
+from refusal_nn.files import read_csv, read_json
 from refusal_nn.published import read_directions
 
+GEMMA = Path(__file__).parent / "data" / "gemma-2b-it_pos-1.safetensors"
 ROWS = torch.arange(30.0).reshape(3, 2, 5)  # (pos, layer, d_model)
 
 
@@ -94,3 +98,14 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for name in ("none.safetensors", "folder.safetensors"):
         with pytest.raises(InputError, match=name):
             read_directions(tmp_path / name)
+
+
+def test_published_directions_have_a_table_and_a_heatmap_of_their_own(tmp_path, monkeypatch):
+    folders = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures")]
+    monkeypatch.setattr(sys, "argv", ["similarity", "--directions", str(GEMMA), *folders])
+    similarity.main()
+    folder = tmp_path / "results" / GEMMA.stem / "similarity"
+    assert len(read_csv(folder / "cosine.csv")) == 17**2
+    assert round(read_json(folder / "summary.json")["late_half_mean_cosine"], 3) == 0.630
+    picture = tmp_path / "figures" / GEMMA.stem / "heatmap.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,180 @@
+"""The Makefile itself: what runs again, what does not, and that no name is taken for a command."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from refusal_nn.names import safe_name
+
+ROOT = Path(__file__).parent.parent
+FIGURES = ROOT / "refusal_nn" / "figures.py"
+VARIABLES = ["MODEL", "N", "SEED", "DTYPE", "DEVICE", "PROMPTS", "POSITIONS", "PERMUTATIONS"]
+VARIABLES += ["DIRECTIONS", "RESULTS"]
+INHERITED = {*VARIABLES, "FIGURES", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"}
+SMALL = {"MODEL": "tiny-llama", "N": "40", "DTYPE": "float32", "PERMUTATIONS": "100"}
+
+
+def make(target, results, **variables):
+    """make in the repository, as from a clean shell, with this interpreter, installing nothing."""
+    given = SMALL | {"RESULTS": str(results), "PY": sys.executable, "PYTHON": sys.executable}
+    return subprocess.run(
+        [
+            "make",
+            "--old-file=.venv/.installed",
+            *target.split(),
+            *(f"{name}={value}" for name, value in (given | variables).items()),
+        ],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in INHERITED},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Results and figures of one `make validate`; not to be changed."""
+    results = tmp_path_factory.mktemp("made") / "results"
+    done = make("validate", results)
+    assert done.returncode == 0, done.stderr
+    return results
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of them, times and all."""
+    return shutil.copytree(made, tmp_path / "copied")
+
+
+def times(results):
+    return {
+        str(path.relative_to(results)): path.stat().st_mtime_ns
+        for path in results.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def changed(results, before):
+    after = times(results)
+    return {name for name in after | before if after.get(name) != before.get(name)}
+
+
+def test_one_command_makes_tables_and_figures(made):
+    stages = {path.parent.name for path in made.glob("tiny-llama/*/summary.json")}
+    assert stages == {"capture", "validate", "similarity"}
+    assert len(list(made.glob("figures/tiny-llama/**/*.png"))) == 4 + 6
+
+
+def test_a_second_make_runs_no_stage_and_draws_nothing(copied):
+    before = times(copied)
+    done = make("validate", copied)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1
+    assert "up to date" in done.stdout
+    assert changed(copied, before) == set()
+
+
+def test_an_edit_of_the_figures_only_draws(copied):
+    before, stamp = times(copied), FIGURES.stat()
+    try:
+        FIGURES.touch()
+        done = make("validate", copied)
+    finally:
+        os.utime(FIGURES, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert done.returncode == 0, done.stderr
+    drawn = {name for name in before if name.startswith("figures/")}
+    assert changed(copied, before) == drawn
+
+
+def test_another_n_captures_again(copied):
+    before = times(copied)
+    done = make("capture", copied, N="41")
+    assert done.returncode == 0, done.stderr
+    folder = "tiny-llama/capture"
+    assert {f"{folder}/{name}" for name in ("activations.safetensors", "summary.json")} <= changed(
+        copied, before
+    )
+    manifest = json.loads((copied / folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["settings"]["n"] == 41
+    before = times(copied)
+    assert make("capture", copied, N="41").returncode == 0
+    assert changed(copied, before) == set()
+
+
+def test_the_tables_of_a_finished_run_can_be_shown_again(copied):
+    before = times(copied)
+    done = make("show", copied)
+    assert done.returncode == 0, done.stderr
+    assert "tiny-llama: harmful against harmless, 20 + 20 fit prompts" in done.stdout
+    assert changed(copied, before) == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "it's",
+        'say "{mark}"',
+        "x; touch {mark}",
+        "x' ; touch {mark} ; '",
+        'x" ; touch {mark} ; "',
+        "`touch {mark}`",
+        "x & touch {mark} & y",
+        "x | tee {mark}",
+        "x > {mark}",
+        "a b",
+        "--help",
+        "*",
+        "# no comment",
+        "модель",
+    ],
+)
+def test_a_model_name_is_a_name_and_no_command(tmp_path, name):
+    given = name.format(mark=tmp_path / "mark")
+    settings = tmp_path / "results" / safe_name(given) / "capture" / "settings.json"
+    done = make(str(settings), tmp_path / "results", MODEL=given)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(settings.read_text(encoding="utf-8"))["model"] == given
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+@pytest.mark.parametrize("name", ["$(shell touch {mark})", "$(touch {mark})", "$$(touch {mark})"])
+def test_a_dollar_in_a_model_name_runs_nothing(tmp_path, name):
+    make("show", tmp_path / "results", MODEL=name.format(mark=tmp_path / "mark"))
+    assert not (tmp_path / "mark").exists()
+
+
+def test_published_directions_need_no_model(tmp_path):
+    path = ROOT / "tests" / "data" / "gemma-2b-it_pos-1.safetensors"
+    done = make("similarity", tmp_path / "results", DIRECTIONS=str(path))
+    assert done.returncode == 0, done.stderr
+    assert "late half 0.630 (0.584 without the diagonal)" in done.stdout
+    assert (tmp_path / "results" / "figures" / path.stem / "heatmap.png").exists()
+
+
+def test_an_unknown_model_ends_in_one_line_that_says_what_is_known(tmp_path):
+    done = make("capture", tmp_path / "results", MODEL="it's not there")
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert len(said) == 1
+    assert said[0].startswith('error: unknown model "it\'s not there"; choose one of smollm2')
+
+
+def test_results_with_a_space_are_refused_at_once(tmp_path):
+    done = make("validate", f"{tmp_path}/two words")
+    assert done.returncode == 2
+    assert "RESULTS must be one path without spaces" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_target_and_variable(tmp_path):
+    done = make("help", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("validate", "similarity", "capture", "show", "test", "lint", "clean"):
+        assert f"make {word}" in done.stdout
+    for name in VARIABLES:
+        assert f"{name}=" in done.stdout, name
