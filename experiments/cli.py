@@ -13,7 +13,7 @@ from pathlib import Path
 
 from refusal_nn import prompts
 from refusal_nn.errors import CorruptArtefact, InputError, RefusalNNError
-from refusal_nn.names import safe_name
+from refusal_nn.names import safe_name, user_path
 from refusal_nn.prompt_files import HUB_SETS
 from refusal_nn.runs import Stage
 
@@ -122,7 +122,7 @@ def capture_settings(args: argparse.Namespace) -> Settings:
 
 def _stamp(model: str) -> list[int] | None:
     """Size and time of a local model, so that another file of the same name is noticed."""
-    path = Path(model).expanduser()
+    path = user_path(model)
     files = (
         sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
     )
@@ -133,7 +133,7 @@ def _prompt_hashes(spec: str) -> list[str]:
     hashes = []
     for part in (spec or str(prompts.BUNDLED)).split(","):
         name = part.strip().rpartition("=")[2]
-        path = Path(name).expanduser()
+        path = user_path(name)
         if path.is_file():
             hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
         elif name in HUB_SETS:

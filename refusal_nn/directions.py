@@ -81,20 +81,21 @@ def layer_similarity(directions: np.ndarray) -> Similarity:
     the singular values of the stacked unit directions, not centred: 1 if all layers share one
     direction, their number if none do.
     """
-    units = unit(directions)
-    layers = [i for i, row in enumerate(units) if row.any()]
-    cosine = units[layers] @ units[layers].T
-    energy = np.linalg.svd(units[layers], compute_uv=False) ** 2
+    norms = np.linalg.norm(directions, axis=-1)
+    # A layer whose prompts all have the same state leaves rounding error, not a direction.
+    layers = [i for i, norm in enumerate(norms) if norm > 1e-10 * norms.max()]
+    units = unit(directions)[layers]
+    cosine = units @ units.T
+    energy = np.linalg.svd(units, compute_uv=False) ** 2
     late = [i for i, layer in enumerate(layers) if layer >= len(directions) // 2]
     block = cosine[np.ix_(late, late)]
-    size = len(late)
-    off = (block.sum() - np.trace(block)) / (size * (size - 1)) if size > 1 else 1.0
+    off = block[~np.eye(len(late), dtype=bool)]
     return Similarity(
         layers,
         cosine,
-        float(energy.sum() ** 2 / (energy**2).sum()),
-        float(block.mean()),
-        float(off),
+        float(energy.sum() ** 2 / (energy**2).sum()) if layers else 0.0,
+        float(block.mean()) if late else 0.0,
+        float(off.mean()) if len(late) > 1 else float(len(late)),  # a layer is like itself
     )
 
 

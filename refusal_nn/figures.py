@@ -163,7 +163,7 @@ def projection_distributions(scores: np.ndarray, labels: np.ndarray, layer: int)
         patch.set(facecolor=colour, alpha=0.5)
     for line in shown["medians"]:
         line.set_color("black")
-    box.set_ylabel(HELD_OUT)
+    box.set(xlabel="class", ylabel=HELD_OUT)
     return figure
 
 

@@ -7,10 +7,13 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
 
 from refusal_nn.errors import DiskError
 
@@ -25,22 +28,26 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place on success; on failure the old file
-    stays. Raises DiskError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `path` that takes its place on success; else the old file stays.
+
+    Raises DiskError for whatever the disk refuses.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DiskError(
-            f"could not write {path}: {error.strerror}; free some space and run the same command "
-            "again"
+            f"could not write {path}: {reason}; make room or give another RESULTS= folder, then "
+            "run the same command again"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,12 +62,17 @@ def write_json(path: Path, value: object) -> None:
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Rows as CSV, columns in the first row's order, floats to 10 significant digits."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    # The writer does not quote a bare carriage return, which would end the row when read.
+    returns = any(isinstance(v, str) and "\r" in v for row in rows for v in row.values())
+    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n", quoting=quoting)
     writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.10g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-    )
+    writer.writerows({k: _number(v) for k, v in row.items()} for row in rows)
     write_text(path, buffer.getvalue())
+
+
+def _number(value: object) -> object:
+    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
@@ -77,19 +89,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
 
 def read_csv(path: Path) -> list[dict[str, object]]:
-    """Rows of a CSV that write_csv wrote, numbers and booleans parsed."""
-
-    def parsed(text: str) -> object:
-        if text in ("True", "False"):
-            return text == "True"
-        with contextlib.suppress(ValueError):
-            return int(text)
-        with contextlib.suppress(ValueError):
-            return float(text)
-        return text
-
+    """Rows of a CSV that write_csv wrote, numbers and booleans parsed, all other text as it was."""
     with path.open(newline="", encoding="utf-8") as file:
-        return [{k: parsed(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [{k: _parsed(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _parsed(text: str) -> object:
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        # Only what write_csv makes of a number: an id such as 007 or 1e5 stays text.
+        with contextlib.suppress(ValueError):
+            number = kind(text)
+            if math.isfinite(number) and str(_number(number)) == text:
+                return number
+    return text
 
 
 def read_json(path: Path) -> dict[str, object]:

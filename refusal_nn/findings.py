@@ -97,13 +97,8 @@ def gradient(
     }
     two = mixtures["harmful"]["two_groups"]
     # rho with n = 0 has the interval [-1, 1]: no severity, no evidence of grading.
-    reading = (
-        "two groups within harmful"
-        if two
-        else "graded with severity"
-        if rho.low > 0
-        else "one group, not graded with severity"
-    )
+    groups = "two groups within harmful" if two else "one group, not graded with severity"
+    reading = "graded with severity" if rho.low > 0 else groups
     return {"spearman_severity": rho._asdict(), "mixture": mixtures, "reading": reading}
 
 

@@ -20,5 +20,13 @@ def safe_name(name: str) -> str:
     return f"{cleaned}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
+def user_path(text: str) -> Path:
+    """A path with ~ expanded; one that names an unknown person stays as it is, and is not found."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 if __name__ == "__main__":
     print(safe_name(sys.argv[1]))

@@ -104,7 +104,8 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
                 raise InputError(f"{path}:{reader.line_num}: expected {columns} columns as above")
             yield reader.line_num, {key.strip().lower(): value for key, value in row.items()}
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+        # DictReader's own count stands at the row before.
+        raise InputError(f"{path}:{reader.reader.line_num}: not CSV ({error})") from None
 
 
 def _txt(path: Path) -> Iterator[tuple[int, Row]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refusal_nn.errors import InputError
+from refusal_nn.names import user_path
 from refusal_nn.prompt_files import HUB_SETS, fetch, read_rows
 
 BUNDLED = Path(__file__).parent.parent / "prompts" / "pairs.jsonl"
@@ -56,16 +57,14 @@ def load_prompts(spec: str | None = None, notes: list[str] | None = None) -> lis
         if label not in ("", *LABELS):
             raise InputError(f"PROMPTS part {part!r}: the word before = is harmful or harmless")
         prompts += _read(name, label or None)
-    return _checked(prompts, [] if notes is None else notes)
+    return _checked(prompts, spec or "the bundled set", [] if notes is None else notes)
 
 
 def _read(name: str, label: str | None) -> list[Prompt]:
     if name in HUB_SETS:
         files = [(fetch(source), label or source.label) for source in HUB_SETS[name]]
     else:
-        path = Path(name).expanduser()
-        named = next((word for word in LABELS if path.stem.lower().startswith(word)), None)
-        files = [(path, label or named)]
+        files = [(user_path(name), label)]
     return [_prompt(row, of, path, line) for path, of in files for line, row in read_rows(path)]
 
 
@@ -80,7 +79,12 @@ def _prompt(row: Mapping[str, object], label: str | None, path: Path, line: int)
         raise InputError(f"{where}: the prompt is empty or no text")
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"{where}: {len(text)} characters; a prompt has {MAX_CHARACTERS} at most")
-    word = label or LABEL_WORDS.get(str(row.get("label", "")).strip().lower())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: holds half of a surrogate pair, which is no text") from None
+    named = next((word for word in LABELS if path.stem.lower().startswith(word)), None)
+    word = label or LABEL_WORDS.get(str(row.get("label", "")).strip().lower()) or named
     if word is None:
         raise InputError(
             f"{where}: no class; give a column label (harmful or harmless), or "
@@ -100,7 +104,7 @@ def _prompt(row: Mapping[str, object], label: str | None, path: Path, line: int)
     )
 
 
-def _checked(prompts: list[Prompt], notes: list[str]) -> list[Prompt]:
+def _checked(prompts: list[Prompt], spec: str, notes: list[str]) -> list[Prompt]:
     kept: dict[str, Prompt] = {}
     for prompt in prompts:
         first = kept.setdefault(" ".join(prompt.prompt.split()).casefold(), prompt)
@@ -112,11 +116,9 @@ def _checked(prompts: list[Prompt], notes: list[str]) -> list[Prompt]:
         notes.append(f"{len(prompts) - len(kept)} exact repetitions dropped")
     counts = {label: sum(p.label == label for p in kept.values()) for label in LABELS}
     if min(counts.values()) < 2:
-        files = ", ".join(sorted({p.where.rpartition(":")[0] for p in prompts}))
         raise InputError(
-            f"{files or 'the prompt file is empty'}: at least two prompts a class are needed, "
-            "found "
-            f"{counts['harmful']} harmful and {counts['harmless']} harmless"
+            f"{spec}: at least two prompts a class are needed, found {counts['harmful']} harmful "
+            f"and {counts['harmless']} harmless"
         )
     if min(counts.values()) < FEW:
         notes.append(f"only {min(counts.values())} prompts in a class: intervals will be wide")

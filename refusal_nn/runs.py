@@ -53,14 +53,15 @@ class Stage:
             self.folder / "settings.json",
             json.dumps(settings, indent=2, sort_keys=True) + "\n",
         )
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             write_text(path, text)
 
     def is_current(self, settings: Mapping[str, object]) -> bool:
         """Whether the folder holds a finished run of just these settings."""
         try:
-            return self.summary.exists() and self._manifest().get("settings") == dict(settings)
-        except CorruptArtefact:
+            finished = self.summary.exists() and isinstance(read_json(self.summary), dict)
+            return finished and self._manifest().get("settings") == dict(settings)
+        except (CorruptArtefact, ValueError):
             return False
 
     @contextlib.contextmanager
@@ -109,9 +110,11 @@ class Stage:
         path = self.folder / "manifest.json"
         try:
             manifest = read_json(path)
-            return manifest if isinstance(manifest["sha256"], dict) else {}[path]
-        except (OSError, ValueError, KeyError):
-            raise self._set_aside(path) from None
+        except (OSError, ValueError):
+            manifest = None
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
+            raise self._set_aside(path)
+        return manifest
 
     def _set_aside(self, path: Path) -> CorruptArtefact:
         if path.exists():
@@ -156,6 +159,8 @@ class Run:
                 "sha256": {p.name: sha256(p) for p in files},
             },
         )
+        # Someone may have asked for other settings meanwhile: this stamp is not theirs.
+        Stage(self.folder).request(self.settings)
         write_json(self.folder / "summary.json", summary)
 
 

@@ -32,6 +32,7 @@ from refusal_nn.embedded import embedded_model
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.files import sha256
 from refusal_nn.models import MODELS
+from refusal_nn.names import user_path
 
 
 class Fetched(NamedTuple):
@@ -68,7 +69,7 @@ def parameter_count(name: str) -> int:
 def _located(name: str) -> tuple[str, dict[str, object]]:
     spec = MODELS.get(name)
     embedded = spec is not None and spec.embedded
-    path = embedded_model() if embedded else Path(spec.repo if spec else name).expanduser()
+    path = embedded_model() if embedded else user_path(spec.repo if spec else name)
     options = {"revision": "main", "trust_remote_code": False, "gguf_file": None}
     if path.suffix == ".gguf":
         if not path.is_file():

@@ -53,10 +53,8 @@ def split(prompts: Sequence[Prompt], n: int, seed: int) -> dict[str, list[Prompt
     lags most behind the shares. A cluster that no split has room for is left out. Each split is in
     a fixed order: harmful first, by id.
     """
-    room = {
-        name: {label: _quota(prompts, label, n, share) for label in LABELS}
-        for name, share in SHARES.items()
-    }
+    quotas = {c: _quotas(min(n, sum(p.label == c for p in prompts))) for c in LABELS}
+    room = {name: {label: quotas[label][name] for label in LABELS} for name in SHARES}
     chosen: dict[str, list[Prompt]] = {name: [] for name in SHARES}
     dealt: dict[object, dict[str, int]] = defaultdict(lambda: dict.fromkeys(SHARES, 0))
     for kind, members in _in_turn(prompts, seed):
@@ -76,13 +74,11 @@ def split(prompts: Sequence[Prompt], n: int, seed: int) -> dict[str, list[Prompt
     }
 
 
-def _quota(prompts: Sequence[Prompt], label: str, n: int, share: float) -> int:
-    available = min(n, sum(p.label == label for p in prompts))
-    return (
-        max(2, round(share * available))
-        if share == max(SHARES.values())
-        else round(share * available)
-    )
+def _quotas(available: int) -> dict[str, int]:
+    """How many of `available` prompts go to each split: they add up, and fit gets two at least."""
+    fit = max(min(2, available), round(SHARES["fit"] * available))
+    val = max(round((SHARES["fit"] + SHARES["val"]) * available) - fit, 0)
+    return {"fit": fit, "val": val, "test": available - fit - val}
 
 
 def _in_turn(prompts: Sequence[Prompt], seed: int) -> list[tuple[tuple[str, str], list[Prompt]]]:
