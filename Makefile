@@ -16,7 +16,10 @@ RESULTS ?= results
 FIGURES ?= $(if $(filter results,$(RESULTS)),figures,$(RESULTS)/figures)
 PERMUTATIONS ?= 1000
 DIRECTIONS ?=
-export MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS
+OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS
+# A dollar in a value given on the command line is a dollar, not an expression for make.
+$(foreach v,$(filter-out FIGURES,$(OPTION_NAMES)),$(eval override $(v) := $$(value $(v))))
+export $(OPTION_NAMES)
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -33,12 +36,12 @@ endif
 
 # The model's folder: its alias, or a safe name made of its path or Hub id. Needs no package.
 quoted = '$(subst ','\'',$(1))'
-NAME := $(shell $(PYTHON) -m refusal_nn.names $(call quoted,$(MODEL)))
+NAME := $(shell $(PYTHON) -m refusal_nn.names -- $(call quoted,$(MODEL)))
 RUN := $(RESULTS)/$(NAME)
 PIC := $(FIGURES)/$(NAME)
-OPTIONS = --model "$$MODEL" --n "$$N" --seed "$$SEED" --dtype "$$DTYPE" --device "$$DEVICE" \
-          --prompts "$$PROMPTS" --positions="$$POSITIONS" --results "$$RESULTS" --figures "$$FIGURES"
-VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations "$$PERMUTATIONS"
+OPTIONS = --model="$$MODEL" --n="$$N" --seed="$$SEED" --dtype="$$DTYPE" --device="$$DEVICE" \
+          --prompts="$$PROMPTS" --positions="$$POSITIONS" --results="$$RESULTS" --figures="$$FIGURES"
+VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIONS"
 SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
@@ -102,7 +105,7 @@ ifeq (,$(DIRECTIONS))
 similarity: $(PIC)/similarity.json
 else
 similarity: $(INSTALLED)
-	@$(SIMILARITY) --directions "$$DIRECTIONS"
+	@$(SIMILARITY) --directions="$$DIRECTIONS"
 endif
 
 show: | $(INSTALLED)

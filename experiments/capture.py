@@ -19,6 +19,7 @@ def compute(args: argparse.Namespace) -> None:
     settings = cli.capture_settings(args)
     notes: list[str] = []
     parts = splits.split(prompts.load_prompts(args.prompts or None, notes), args.n, args.seed)
+    splits.require_enough(parts["fit"])
     rows = [(name, prompt) for name, chosen in parts.items() for prompt in chosen]
     texts = [prompt.prompt for _, prompt in rows]
     with cli.stage(args, NAME).run(settings) as run:

@@ -6,14 +6,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from refusal_nn import prompts
 from refusal_nn.errors import CorruptArtefact, InputError, RefusalNNError
-from refusal_nn.names import safe_name, user_path
+from refusal_nn.names import is_file, is_folder, safe_name, user_path
 from refusal_nn.prompt_files import HUB_SETS
 from refusal_nn.runs import Stage
 
@@ -25,6 +27,9 @@ def parser(stage: str, description: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog=f"python -m experiments.{stage}", description=description, allow_abbrev=False
     )
+    p.error = _refuse
+    # argparse takes -1 for a value but -1,-2 for an option.
+    p._negative_number_matcher = re.compile(r"-\d+(,-\d+)*$")
     p.add_argument(
         "--model",
         default="smollm2",
@@ -77,6 +82,10 @@ def parser(stage: str, description: str) -> argparse.ArgumentParser:
     return p
 
 
+def _refuse(message: str) -> NoReturn:
+    raise InputError(f"{message}; --help lists the options")
+
+
 def at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -124,7 +133,7 @@ def _stamp(model: str) -> list[int] | None:
     """Size and time of a local model, so that another file of the same name is noticed."""
     path = user_path(model)
     files = (
-        sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
+        sorted(path.glob("*.safetensors")) if is_folder(path) else [path] if is_file(path) else []
     )
     return [n for f in files for n in (f.stat().st_size, f.stat().st_mtime_ns)] or None
 
@@ -134,7 +143,7 @@ def _prompt_hashes(spec: str) -> list[str]:
     for part in (spec or str(prompts.BUNDLED)).split(","):
         name = part.strip().rpartition("=")[2]
         path = user_path(name)
-        if path.is_file():
+        if is_file(path):
             hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
         elif name in HUB_SETS:
             hashes += [commit for _, commit, _, _ in HUB_SETS[name]]

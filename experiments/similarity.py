@@ -113,7 +113,9 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    _show(cli.stage(args, NAME).folder, cli.figures_folder(args) / "heatmap.png")
+    done = cli.stage(args, NAME)
+    done.require_finished()
+    _show(done.folder, cli.figures_folder(args) / "heatmap.png")
 
 
 def _show(folder: Path, picture: Path) -> None:

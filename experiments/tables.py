@@ -47,7 +47,8 @@ def analyse(captured: Captured, permutations: int, folds: int, seed: int) -> Ana
     peak = found["4_progressive_build_up"]["peak_layer"]
     about = {"position": pos, "token": captured.tokens[0], "folds": folds}
     about |= {"permutations": permutations, **summary(rows, found)}
-    if test.rows:
+    labels = np.array([row["label"] == "harmful" for row in test.rows], dtype=bool)
+    if min(len(np.unique(test.clusters[chosen])) for chosen in (labels, ~labels)) > 1:
         about["peak_on_test"] = seed004.on_fresh_prompts(
             unit(directions)[peak], test.harmful[peak], test.harmless[peak], test.clusters
         )

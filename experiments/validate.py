@@ -77,7 +77,10 @@ def show(args: argparse.Namespace) -> None:
     """The stage's table and where everything lies."""
     from experiments import printed
 
-    printed.show_validation(cli.stage(args, NAME).folder, cli.figures_folder(args))
+    done = cli.stage(args, NAME)
+    done.require_finished()
+    done.verify()
+    printed.show_validation(done.folder, cli.figures_folder(args))
 
 
 def main() -> None:

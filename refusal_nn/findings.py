@@ -161,6 +161,8 @@ def on_fresh_prompts(
     """d and AUROC of prompts (prompt, d_model) the direction has never seen, with jackknife
     intervals over clusters."""
     labels = np.arange(len(harmful) + len(harmless)) < len(harmful)
+    if min(len(np.unique(clusters[chosen])) for chosen in (labels, ~labels)) < 2:
+        raise ValueError("an interval needs two clusters of each class")
     scores = np.concatenate([harmful, harmless]).astype(np.float64) @ direction
     everything = crossfit.Design(
         labels[None], np.zeros((1, labels.size), dtype=int), np.ones((1, labels.size))

@@ -90,7 +90,9 @@ def _device(device: str) -> str:
     }
     if device == "auto":
         return next(d for d in DEVICES if there[d])
-    if not there.get(device.split(":")[0]):
+    kind, _, number = device.partition(":")
+    counted = not number or (number.isdecimal() and int(number) < torch.cuda.device_count())
+    if not there.get(kind) or not counted:
         choice = ", ".join(d for d in DEVICES if there[d])
         raise InputError(f"DEVICE={device} is not here; choose auto, {choice}")
     return device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -28,5 +29,15 @@ def user_path(text: str) -> Path:
         return Path(text)
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False, too, for what no file can be called."""
+    return os.path.isfile(path)  # noqa: PTH113  Path.is_file raises on a name too long
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; False, too, for what no folder can be called."""
+    return os.path.isdir(path)  # noqa: PTH112  as above
+
+
 if __name__ == "__main__":
-    print(safe_name(sys.argv[1]))
+    print(safe_name(sys.argv[-1]))

@@ -70,8 +70,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
 def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

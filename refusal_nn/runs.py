@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from refusal_nn.errors import CorruptArtefact, FolderInUse, InputError
+from refusal_nn.errors import CorruptArtefact, DiskError, FolderInUse, InputError
 from refusal_nn.files import read_json, sha256, write_json, write_text
 
 PACKAGES = (
@@ -68,7 +68,10 @@ class Stage:
     def run(self, settings: Mapping[str, object]) -> Iterator[Run]:
         """Hold the folder's lock while a stage computes; the stamp of an earlier run goes first.
         Raises FolderInUse."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DiskError(f"could not make {self.folder}: {error.strerror}") from error
         with (self.folder / ".lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,14 +94,18 @@ class Stage:
     def artefact(self, name: str) -> Path:
         """Path of a finished run's file, its sha256 checked. A file that differs is set aside;
         raises CorruptArtefact."""
-        if not self.summary.exists():
-            raise InputError(
-                f"{self.folder} holds no finished run; run `make {self.folder.name}` first"
-            )
+        self.require_finished()
         path, expected = self.folder / name, self._manifest()["sha256"]
         if name in expected and path.exists() and sha256(path) == expected[name]:
             return path
         raise self._set_aside(path)
+
+    def require_finished(self) -> None:
+        """Raises InputError where there is no finished run."""
+        if not self.summary.exists():
+            raise InputError(
+                f"{self.folder} holds no finished run; run `make {self.folder.name}` first"
+            )
 
     def verify(self) -> None:
         """Check every artefact of a finished run. Raises CorruptArtefact, the faulty file set

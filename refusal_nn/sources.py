@@ -32,7 +32,7 @@ from refusal_nn.embedded import embedded_model
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.files import sha256
 from refusal_nn.models import MODELS
-from refusal_nn.names import user_path
+from refusal_nn.names import is_file, is_folder, user_path
 
 
 class Fetched(NamedTuple):
@@ -72,10 +72,10 @@ def _located(name: str) -> tuple[str, dict[str, object]]:
     path = embedded_model() if embedded else user_path(spec.repo if spec else name)
     options = {"revision": "main", "trust_remote_code": False, "gguf_file": None}
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not is_file(path):
             raise ModelError(f"{path}: no such file")
         return str(path.parent), options | {"gguf_file": path.name}
-    if path.is_dir():
+    if is_folder(path):
         if not (path / "config.json").exists():
             raise ModelError(f"{path} holds no config.json, so it is no model's folder")
         return str(path), options
@@ -92,7 +92,7 @@ def _located(name: str) -> tuple[str, dict[str, object]]:
 def _revision(source: Path, options: dict[str, object], model: PreTrainedModel) -> str:
     if options["gguf_file"]:
         return f"sha256:{sha256(source / options['gguf_file'])}"
-    if source.is_dir():
+    if is_folder(source):
         weights = sorted(source.glob("*.safetensors"))
         whole = f"sha256:{sha256(weights[0])}" if len(weights) == 1 else None
         return whole or f"folder of {len(weights)} safetensors files"

@@ -9,6 +9,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
+from refusal_nn.errors import InputError
 from refusal_nn.prompts import LABELS, Prompt, words
 
 # Of N prompts a class: 160, 60 and 100 of 320. Directions are fitted on fit, choices made on val,
@@ -72,6 +73,18 @@ def split(prompts: Sequence[Prompt], n: int, seed: int) -> dict[str, list[Prompt
         name: sorted(rows, key=lambda p: (LABELS.index(p.label), p.id))
         for name, rows in chosen.items()
     }
+
+
+def require_enough(fit: Sequence[Prompt]) -> None:
+    """Raises InputError if a direction cannot be cross-fitted on these prompts."""
+    clusters = near_duplicate_clusters(fit)
+    for label in LABELS:
+        found = len({c for c, p in zip(clusters, fit, strict=True) if p.label == label})
+        if found < 2:
+            raise InputError(
+                f"only {found} independent {label} prompts to fit a direction on (near-duplicates "
+                "count as one, half of N is for fitting); give more, or more varied ones"
+            )
 
 
 def _quotas(available: int) -> dict[str, int]:

@@ -145,6 +145,11 @@ def test_scores_that_rise_with_severity_are_graded(noise):
     assert found.count("graded with severity") >= 9
 
 
+def test_scores_that_do_not_depend_on_severity_are_not_graded():
+    found = readings(lambda rng: rng.normal(size=160), SEVERITY)
+    assert found.count("graded with severity") <= 3
+
+
 def test_severity_is_read_only_of_prompts_that_have_one():
     scores = np.concatenate([np.arange(160.0), np.zeros(160)])
     half = [severity if i < 80 else ("", None)[i % 2] for i, severity in enumerate(SEVERITY)]
