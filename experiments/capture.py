@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from experiments import cli
+
+if TYPE_CHECKING:
+    from refusal_nn.models import TracedModel
+    from refusal_nn.prompts import Prompt
 
 NAME = "capture"
 
@@ -12,98 +18,64 @@ NAME = "capture"
 def compute(args: argparse.Namespace) -> None:
     """Load, forecast, capture, write activations, moments and the table of prompts."""
     from experiments import console
-    from refusal_nn import confounds, files, prompts, splits
+    from refusal_nn import captured, prompts, splits
     from refusal_nn.loading import load
     from refusal_nn.tracing import capture
 
-    settings = cli.capture_settings(args)
     notes: list[str] = []
     parts = splits.split(prompts.load_prompts(args.prompts or None, notes), args.n, args.seed)
     splits.require_enough(parts["fit"])
-    rows = [(name, prompt) for name, chosen in parts.items() for prompt in chosen]
-    texts = [prompt.prompt for _, prompt in rows]
-    with cli.stage(args, NAME).run(settings) as run:
+    table, texts = captured.prompt_table(parts), [p.prompt for part in parts.values() for p in part]
+    with cli.stage(args, NAME).run(cli.capture_settings(args)) as run:
         console.say(f"loading {args.model}")
         model = load(args.model, dtype=args.dtype, device=args.device)
         positions = _positions(args.positions, model)
         for line in (*model.notes, *notes):
             console.say(line)
+        groups = [f"{row['split']}.{row['label']}" for row in table]
         with console.forecast_progress(model, texts, positions) as on_batch:
-            acts = capture(
-                model,
-                texts,
-                positions,
-                groups=[f"{s}.{p.label}" for s, p in rows],
-                on_batch=on_batch,
-            )
-        tokens = [model.template.token(pos) for pos in positions]
-        about = {
-            "positions": positions,
-            "tokens": tokens,
-            "layer": "residual stream after block i, before the final norm",
-        }
-        files.write_tensors(run.folder / "activations.safetensors", {"states": acts.states}, about)
-        post = {
-            "positions": list(range(-len(model.template.tokens), 0)),
-            "tokens": model.template.tokens,
-            "counts": acts.counts,
-        }
-        files.write_tensors(
-            run.folder / "moments.safetensors",
-            {f"mean.{g}": m.float() for g, m in acts.means.items()},
-            post,
-        )
-        clusters = splits.near_duplicate_clusters([prompt for _, prompt in rows])
-        files.write_csv(
-            run.folder / "prompts.csv",
-            [
-                {
-                    "id": p.id,
-                    "label": p.label,
-                    "split": s,
-                    "category": p.category or "",
-                    "severity": p.severity or "",
-                    "pair": p.pair or "",
-                    "cluster": c,
-                    **confounds.surface(p.prompt),
-                }
-                for (s, p), c in zip(rows, clusters, strict=True)
-            ],
-        )
-        counts = {
-            name: {label: sum(p.label == label for p in chosen) for label in prompts.LABELS}
-            for name, chosen in parts.items()
-        }
-        summary = {
-            "model": args.model,
-            "n_layers": model.n_layers,
-            "d_model": model.d_model,
-            "prompts": counts,
-            "positions": positions,
-            "tokens": tokens,
-            "post_instruction_tokens": model.template.tokens,
-            "notes": [*model.notes, *notes],
-            "self_test": model.self_test,
-        }
-        run.finish(
-            summary,
-            {
-                "model": args.model,
-                "revision": model.revision,
-                "dtype": str(model.dtype),
-                "device": str(model.device),
-                "seed": args.seed,
-                "template_sha256": model.template.hash,
-                "prompt_set_sha256": splits.prompts_hash([p for _, p in rows]),
-            },
-        )
+            acts = capture(model, texts, positions, groups=groups, on_batch=on_batch)
+        captured.write_capture(run.folder, acts, model.template, table)
+        summary = _summary(args, model, positions, acts.counts) | {"notes": [*model.notes, *notes]}
+        run.finish(summary, _origin(args, model, parts))
+    where = ", ".join(map(str, positions))
     console.say(
-        f"wrote {run.folder} ({model.n_layers} layers, {len(rows)} prompts, positions "
-        f"{', '.join(map(str, positions))})"
+        f"wrote {run.folder} ({model.n_layers} layers, {len(texts)} prompts, positions {where})"
     )
 
 
-def _positions(text: str, model: object) -> list[int]:
+def _summary(
+    args: argparse.Namespace, model: TracedModel, positions: list[int], counts: dict[str, int]
+) -> dict[str, object]:
+    return {
+        "model": args.model,
+        "n_layers": model.n_layers,
+        "d_model": model.d_model,
+        "prompts": counts,
+        "positions": positions,
+        "tokens": [model.template.token(pos) for pos in positions],
+        "post_instruction_tokens": model.template.tokens,
+        "self_test": model.self_test,
+    }
+
+
+def _origin(
+    args: argparse.Namespace, model: TracedModel, parts: Mapping[str, Sequence[Prompt]]
+) -> dict[str, object]:
+    from refusal_nn.splits import prompts_hash
+
+    return {
+        "model": args.model,
+        "revision": model.revision,
+        "dtype": str(model.dtype),
+        "device": str(model.device),
+        "seed": args.seed,
+        "template_sha256": model.template.hash,
+        "prompt_set_sha256": prompts_hash([p for part in parts.values() for p in part]),
+    }
+
+
+def _positions(text: str, model: TracedModel) -> list[int]:
     from refusal_nn.errors import InputError
 
     post = list(range(-1, -len(model.template.tokens) - 1, -1))

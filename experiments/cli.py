@@ -20,6 +20,7 @@ from refusal_nn.prompt_files import HUB_SETS
 from refusal_nn.runs import Stage
 
 Settings = dict[str, object]
+Step = Callable[[argparse.Namespace], None]
 
 
 def parser(stage: str, description: str) -> argparse.ArgumentParser:
@@ -30,56 +31,53 @@ def parser(stage: str, description: str) -> argparse.ArgumentParser:
     p.error = _refuse
     # argparse takes -1 for a value but -1,-2 for an option.
     p._negative_number_matcher = re.compile(r"-\d+(,-\d+)*$")
-    p.add_argument(
-        "--model",
-        default="smollm2",
-        help="alias, Hub id, local folder, .gguf file or tiny-<family> (default: smollm2)",
-    )
-    p.add_argument(
-        "--n",
-        type=at_least(4),
-        default=320,
-        help="prompts per class before splitting into fit, val and test (default: 320)",
-    )
-    p.add_argument("--seed", type=at_least(0), default=0, help="seed of every draw (default: 0)")
-    p.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="compute precision (default: auto)",
-    )
-    p.add_argument(
-        "--device", default="auto", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
-    )
-    p.add_argument(
-        "--prompts",
-        default="",
-        help="one file with a label column, or harmful=FILE,harmless=FILE, or one of "
-        f"{', '.join(HUB_SETS)} (default: the bundled matched pairs)",
-    )
-    p.add_argument(
-        "--positions",
-        default="-1",
-        type=_positions,
-        help="token positions from the end, as -1,-2, or all "
-        "post-instruction ones: all (default: -1)",
-    )
-    p.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        help="root of the results (default: results)",
-    )
-    p.add_argument(
-        "--figures",
-        type=Path,
-        default=Path("figures"),
-        help="root of the figures (default: figures)",
-    )
-    p.add_argument(
-        "--settings-only", action="store_true", help="only record the settings, for make"
-    )
+    for name, options in _options().items():
+        p.add_argument(f"--{name}", **options)
+    p.add_argument("--settings-only", action="store_true", help="only record the settings")
     return p
+
+
+def _options() -> dict[str, dict[str, object]]:
+    """Name, default, and what it may be; the help says the default."""
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    return {
+        "model": _option("smollm2", "alias, Hub id, local folder, .gguf file or tiny-<family>"),
+        "n": _option(320, "prompts per class before splitting into fit, val, test", at_least(4)),
+        "seed": _option(0, "seed of every draw", at_least(0)),
+        "dtype": _option("auto", "compute precision") | {"choices": dtypes},
+        "device": _option("auto", "auto, cuda, cuda:1, mps or cpu"),
+        "prompts": _option(
+            "",
+            "one file with a label column, or harmful=FILE,harmless=FILE, or one of "
+            f"{', '.join(HUB_SETS)}; without: the bundled matched pairs",
+        ),
+        "positions": _option(
+            "-1",
+            "token positions from the end as -1,-2; or all post-instruction ones: all",
+            _positions,
+        ),
+        "results": _option(Path("results"), "root of the results", Path),
+        "figures": _option(Path("figures"), "root of the figures", Path),
+    }
+
+
+def _option(default: object, words: str, kind: Callable[[str], object] = str) -> dict[str, object]:
+    said = f" (default: {default})" if default != "" else ""
+    return {"default": default, "type": kind, "help": words + said}
+
+
+def finished_options(p: argparse.ArgumentParser) -> None:
+    """What can be done with a finished stage alone."""
+    p.add_argument("--draw", action="store_true", help="only draw the finished stage's figures")
+    p.add_argument("--show", action="store_true", help="only print the finished stage's tables")
+
+
+def dispatch(args: argparse.Namespace, name: str, settings: Settings, **steps: Step) -> None:
+    """Record the settings, or take the one step asked for: draw, show, else compute."""
+    if args.settings_only:
+        stage(args, name).request(settings)
+    else:
+        steps["draw" if args.draw else "show" if args.show else "compute"](args)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -2,75 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments import console
 from refusal_nn.files import read_csv, read_json
 
+Row = Mapping[str, object]
+OVERLAP = (
+    "* prompts past the other class's mean (seed 004's count) / inside its range / inside its "
+    "range on held-out prompts\n"
+)
+
 
 def show_validation(folder: Path, figures: Path) -> None:
-    """Print the layer table, the confounds, the findings in a line each, and where the files
-    are."""
-    rows, about, confounded = (
-        read_csv(folder / "validation_results.csv"),
-        read_json(folder / "summary.json"),
-        read_json(folder / "confounds.json"),
-    )
+    """Print the layer table, the confounds, the findings in a line each, and where files are."""
+    about, confounded = (read_json(folder / f"{name}.json") for name in ("summary", "confounds"))
     console.table(
         f"{about['model']}: harmful against harmless, {about['n_harmful_prompts']} + "
-        f"{about['n_harmless_prompts']} fit prompts, "
-        f"position {about['position']} {about['token']!r}",
-        (
-            "layer",
-            "distance",
-            "d in-sample",
-            "d held out [95 %]",
-            "AUROC held out [95 %]",
-            "p (family)",
-            "overlap*",
-            "valid",
-            "seed's rule",
-        ),
-        [
-            (
-                r["layer"],
-                f"{r['magnitude']:.2f}",
-                f"{r['cohens_d']:.2f}",
-                f"{r['cohens_d_crossfit']:.2f} [{r['d_low']:.2f}, {r['d_high']:.2f}]",
-                f"{r['auroc_crossfit']:.2f} [{r['auroc_low']:.2f}, {r['auroc_high']:.2f}]",
-                f"{r['p_familywise']:.4f}",
-                f"{r['overlap_count']}/{r['overlap_range']}/{r['overlap_range_crossfit']}",
-                "yes" if r["valid"] else "no",
-                "yes" if r["valid_in_sample"] else "no",
-            )
-            for r in rows
-        ],
+        f"{about['n_harmless_prompts']} fit prompts, position {about['position']} "
+        f"{about['token']!r}",
+        *_layer_table(read_csv(folder / "validation_results.csv")),
     )
-    console.say(
-        "* prompts past the other class's mean (seed 004's count) / inside its range / inside its "
-        "range on held-out prompts\n"
-    )
-    worst = sorted(confounded["features"], key=lambda f: -abs(f["auroc"] - 0.5))[:6]
+    console.say(OVERLAP)
     console.table(
-        "Could form alone tell the classes apart?  (AUROC 0.5: no)",
-        ("feature", "harmful", "harmless", "AUROC [95 %]", "r with projection"),
-        [
-            (
-                f["feature"],
-                f"{f['harmful_mean']:.2f}",
-                f"{f['harmless_mean']:.2f}",
-                f"{f['auroc']:.2f} [{f['auroc_low']:.2f}, {f['auroc_high']:.2f}]",
-                _signed(confounded["correlation_with_projection_at_peak"].get(f["feature"])),
-            )
-            for f in worst
-        ],
+        "Could form alone tell the classes apart?  (AUROC 0.5: no)", *_form_table(confounded)
     )
-    for line in _in_words(about, confounded):
+    for line in (*about["compute"], *_in_words(about, confounded)):
         console.say(line)
     console.say(
         f"wrote {folder} ({about['n_layers']} layers, peak {about['peak_layer']}) and {figures}"
     )
+
+
+def _layer_table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    columns = ("layer", "distance", "d in-sample", "d held out [95 %]", "AUROC held out [95 %]")
+    cells = [
+        (
+            r["layer"],
+            f"{r['magnitude']:.2f}",
+            f"{r['cohens_d']:.2f}",
+            f"{r['cohens_d_crossfit']:.2f} [{r['d_low']:.2f}, {r['d_high']:.2f}]",
+            f"{r['auroc_crossfit']:.2f} [{r['auroc_low']:.2f}, {r['auroc_high']:.2f}]",
+            f"{r['p_familywise']:.4f}",
+            f"{r['overlap_count']}/{r['overlap_range']}/{r['overlap_range_crossfit']}",
+            "yes" if r["valid"] else "no",
+            "yes" if r["valid_in_sample"] else "no",
+        )
+        for r in rows
+    ]
+    return (*columns, "p (family)", "overlap*", "valid", "seed's rule"), cells
+
+
+def _form_table(confounded: Row) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    along = confounded["correlation_with_projection_at_peak"]
+    telling = sorted(confounded["features"], key=lambda f: -abs(f["auroc"] - 0.5))[:6]
+    cells = [
+        (
+            f["feature"],
+            f"{f['harmful_mean']:.2f}",
+            f"{f['harmless_mean']:.2f}",
+            f"{f['auroc']:.2f} [{f['auroc_low']:.2f}, {f['auroc_high']:.2f}]",
+            _signed(along.get(f["feature"])),
+        )
+        for f in telling
+    ]
+    return ("feature", "harmful", "harmless", "AUROC [95 %]", "r with projection"), cells
 
 
 def _signed(number: float | None) -> str:

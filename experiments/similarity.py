@@ -151,20 +151,11 @@ def main() -> None:
         default="resid_pre",
         help="with --directions: where they were read (default: resid_pre)",
     )
-    p.add_argument("--draw", action="store_true", help="only draw the figure of the finished stage")
-    p.add_argument(
-        "--show", action="store_true", help="only print the numbers of the finished stage"
-    )
+    cli.finished_options(p)
     args = p.parse_args()
     if args.directions:
         return published(args)
-    if args.settings_only:
-        return cli.stage(args, NAME).request(settings(args))
-    if args.show:
-        return show(args)
-    if not args.draw:
-        return compute(args)
-    draw(args)
+    cli.dispatch(args, NAME, settings(args), compute=compute, draw=draw, show=show)
 
 
 if __name__ == "__main__":

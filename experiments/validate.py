@@ -94,18 +94,9 @@ def main() -> None:
         default=1000,
         help="label permutations of the null (default: 1000)",
     )
-    p.add_argument(
-        "--draw", action="store_true", help="only draw the figures of the finished stage"
-    )
-    p.add_argument("--show", action="store_true", help="only print the table of the finished stage")
+    cli.finished_options(p)
     args = p.parse_args()
-    if args.settings_only:
-        return cli.stage(args, NAME).request(settings(args))
-    if args.show:
-        return show(args)
-    if not args.draw:
-        return compute(args)
-    draw(args)
+    cli.dispatch(args, NAME, settings(args), compute=compute, draw=draw, show=show)
 
 
 if __name__ == "__main__":

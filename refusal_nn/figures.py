@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from refusal_nn.files import replacing
 
-HARMFUL, HARMLESS, NEUTRAL = "#c8323c", "#2368b0", "#4d4d4d"
+HARMFUL, HARMLESS, NEUTRAL, SECOND = "#c8323c", "#2368b0", "#4d4d4d", "#b07aa1"
 Row = Mapping[str, object]
 HELD_OUT = "held-out projection, from the midpoint"
 
@@ -62,51 +62,43 @@ def direction_analysis(rows: Sequence[Row], spread: Sequence[Row]) -> Figure:
     both together."""
     figure = Figure(figsize=(13, 3.8))
     distance, effect, both = figure.subplots(1, 3)
-    layers, magnitude, d = (
-        _column(rows, name) for name in ("layer", "magnitude", "cohens_d_crossfit")
-    )
-    relative = _column(spread, "separation_over_norm")
-    distance.plot(
-        layers, magnitude, "o-", ms=3, color=NEUTRAL, label="distance between class means"
-    )
-    distance.set(xlabel="layer", ylabel="distance (activation units)", yscale="log")
-    distance.yaxis.set_major_formatter("{x:g}")
-    share = _right(distance, "share of the mean norm |h|")
-    share.plot(layers, relative, "s--", ms=2.5, color="#b07aa1", label="as share of |h|")
-    distance.legend(handles=[*distance.lines, *share.lines], loc="upper left")
-    effect.plot(layers, _column(rows, "cohens_d"), "o:", ms=2.5, color="#b3b3b3", label="in-sample")
-    effect.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="cross-fitted")
-    effect.fill_between(
-        layers,
-        _column(rows, "d_low"),
-        _column(rows, "d_high"),
-        color=NEUTRAL,
-        alpha=0.2,
-        lw=0,
-        label="95 % interval",
-    )
-    effect.axhline(0.5, color="black", lw=0.8, ls="--", label="d = 0.5")
-    invalid = ~np.array([bool(row["valid"]) for row in rows])
-    effect.plot(layers[invalid], d[invalid], "x", color="black", ms=7, label="not valid")
-    effect.set(xlabel="layer", ylabel="Cohen's d (pooled standard deviations)")
-    effect.legend(loc="best")
+    _distance_panel(distance, rows, spread)
+    _effect_panel(effect, rows)
+    layers, d = _column(rows, "layer"), _column(rows, "cohens_d_crossfit")
+    low, area, high = (_column(rows, f"auroc_{x}") for x in ("low", "crossfit", "high"))
     both.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="Cohen's d, cross-fitted")
     both.set(xlabel="layer", ylabel="Cohen's d, cross-fitted")
-    area = _right(both, "AUROC, cross-fitted")
-    area.plot(
-        layers, _column(rows, "auroc_crossfit"), "s--", ms=2.5, color="#b07aa1", label="AUROC"
-    )
-    area.fill_between(
-        layers,
-        _column(rows, "auroc_low"),
-        _column(rows, "auroc_high"),
-        color="#b07aa1",
-        alpha=0.2,
-        lw=0,
-    )
-    area.set_ylim(0.4, 1.02)
-    both.legend(handles=[*both.lines, *area.lines], loc="lower right")
+    right = _right(both, "AUROC, cross-fitted")
+    right.plot(layers, area, "s--", ms=2.5, color=SECOND, label="AUROC")
+    right.fill_between(layers, low, high, color=SECOND, alpha=0.2, lw=0)
+    right.set_ylim(min(0.4, *low), 1.02)
+    both.legend(handles=[*both.lines, *right.lines], loc="lower right")
     return figure
+
+
+def _distance_panel(axes: Axes, rows: Sequence[Row], spread: Sequence[Row]) -> None:
+    layers, label = _column(rows, "layer"), "distance between class means"
+    axes.plot(layers, _column(rows, "magnitude"), "o-", ms=3, color=NEUTRAL, label=label)
+    axes.set(xlabel="layer", ylabel="distance (activation units)", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    right = _right(axes, "share of the mean norm |h|")
+    share = _column(spread, "separation_over_norm")
+    right.plot(layers, share, "s--", ms=2.5, color=SECOND, label="as share of |h|")
+    axes.legend(handles=[*axes.lines, *right.lines], loc="upper left")
+
+
+def _effect_panel(axes: Axes, rows: Sequence[Row]) -> None:
+    layers, d = _column(rows, "layer"), _column(rows, "cohens_d_crossfit")
+    low, high = _column(rows, "d_low"), _column(rows, "d_high")
+    in_sample = _column(rows, "cohens_d")
+    axes.plot(layers, in_sample, "o:", ms=2.5, color="#b3b3b3", label="in-sample")
+    axes.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="cross-fitted")
+    axes.fill_between(layers, low, high, color=NEUTRAL, alpha=0.2, lw=0, label="95 % interval")
+    axes.axhline(0.5, color="black", lw=0.8, ls="--", label="d = 0.5")
+    invalid = ~np.array([bool(row["valid"]) for row in rows])
+    axes.plot(layers[invalid], d[invalid], "x", color="black", ms=7, label="not valid")
+    axes.set(xlabel="layer", ylabel="Cohen's d (pooled standard deviations)")
+    axes.legend(loc="best")
 
 
 def _right(axes: Axes, label: str) -> Axes:
