@@ -45,7 +45,7 @@ VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIO
 SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
-ON_MODEL := experiments/capture.py $(call code,batching checks embedded interventions loading models \
+ON_MODEL := experiments/capture.py $(call code,batching captured checks embedded interventions loading models \
             prompt_files prompts sources splits templates tiny tracing)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from safetensors import safe_open
 
-from refusal_nn.confounds import surface
 from refusal_nn.files import read_csv, write_csv, write_tensors
-from refusal_nn.prompts import Prompt
+from refusal_nn.prompts import Prompt, surface
 from refusal_nn.runs import Stage
 from refusal_nn.splits import near_duplicate_clusters
 

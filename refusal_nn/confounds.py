@@ -7,7 +7,6 @@ text.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -17,26 +16,9 @@ from sklearn.model_selection import GroupKFold
 
 from refusal_nn.directions import difference_in_means, unit
 from refusal_nn.estimates import auroc, auroc_interval
-from refusal_nn.prompts import words
 
 Surface = Mapping[str, object]
 NUMERIC = ("length_words", "length_characters", "closing_punctuation", "question_form")
-_ASKING = "how what which who whom whose where when why"
-_AUXILIARY = "can could would should will may might do does did is are was were has have"
-QUESTION_WORDS = frozenset(f"{_ASKING} {_AUXILIARY}".split())
-
-
-def surface(prompt: str) -> dict[str, object]:
-    """What of a prompt is form: words, characters, closing punctuation, question form, first
-    word."""
-    first = next(iter(words(prompt)), "")
-    return {
-        "length_words": len(words(prompt)),
-        "length_characters": len(prompt),
-        "closing_punctuation": int(bool(re.search(r"[.?!]\W*$", prompt))),
-        "question_form": int(prompt.rstrip().endswith("?") or first in QUESTION_WORDS),
-        "first_word": first,
-    }
 
 
 def features(rows: Sequence[Surface], commonest: int = 12) -> dict[str, np.ndarray]:

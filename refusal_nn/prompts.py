@@ -24,6 +24,9 @@ LABEL_WORDS = {
 }
 MAX_CHARACTERS = 20_000
 FEW = 32
+_ASKING = "how what which who whom whose where when why"
+_AUXILIARY = "can could would should will may might do does did is are was were has have"
+QUESTION_WORDS = frozenset(f"{_ASKING} {_AUXILIARY}".split())
 
 
 @dataclass(frozen=True)
@@ -140,3 +143,16 @@ def _with_unique_ids(prompts: list[Prompt]) -> list[Prompt]:
 def words(text: str) -> list[str]:
     """Lower-case words, apostrophes inside kept."""
     return re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower())
+
+
+def surface(prompt: str) -> dict[str, object]:
+    """What of a prompt is form: words, characters, closing punctuation, question form, first
+    word."""
+    first = next(iter(words(prompt)), "")
+    return {
+        "length_words": len(words(prompt)),
+        "length_characters": len(prompt),
+        "closing_punctuation": int(bool(re.search(r"[.?!]\W*$", prompt))),
+        "question_form": int(prompt.rstrip().endswith("?") or first in QUESTION_WORDS),
+        "first_word": first,
+    }

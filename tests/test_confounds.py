@@ -10,10 +10,9 @@ from refusal_nn.confounds import (
     features,
     form_scores,
     projection_overlap,
-    surface,
 )
 from refusal_nn.directions import difference_in_means
-from refusal_nn.prompts import load_prompts
+from refusal_nn.prompts import load_prompts, surface
 
 # Prompt; words, characters, closes with punctuation, asks, first word.
 CASES = [

@@ -11,7 +11,7 @@ import pytest
 
 from refusal_nn import confounds
 from refusal_nn.estimates import auroc
-from refusal_nn.prompts import BUNDLED, load_prompts, words
+from refusal_nn.prompts import BUNDLED, load_prompts, surface, words
 from refusal_nn.splits import NEAR, near_duplicate_clusters
 
 IDS_SHA256 = "0f96edb8c52d55babc2caf603933d25d3ebb9368b95ca757a1ebaa5f11438dd0"
@@ -111,7 +111,7 @@ def test_every_form_of_closing_occurs_often_enough_to_be_told_from_the_class(bun
 
 def test_both_questions_and_imperatives_occur_in_each_class(bundled):
     for label in ("harmful", "harmless"):
-        asks = [confounds.surface(p.prompt)["question_form"] for p in bundled if p.label == label]
+        asks = [surface(p.prompt)["question_form"] for p in bundled if p.label == label]
         assert 0.2 < np.mean(asks) < 0.8
 
 
@@ -147,7 +147,7 @@ def test_an_id_names_the_pair_and_the_class(bundled):
 
 
 def test_form_alone_cannot_tell_the_classes_apart(bundled, pairs):
-    rows = [confounds.surface(prompt.prompt) for prompt in bundled]
+    rows = [surface(prompt.prompt) for prompt in bundled]
     labels = np.array([prompt.label == "harmful" for prompt in bundled])
     numbers = {pair: i for i, pair in enumerate(pairs)}
     clusters = np.array([numbers[prompt.pair] for prompt in bundled])
@@ -158,9 +158,7 @@ def test_form_alone_cannot_tell_the_classes_apart(bundled, pairs):
 
 def test_no_single_feature_of_form_tells_the_classes_apart(bundled):
     labels = np.array([prompt.label == "harmful" for prompt in bundled])
-    for name, values in confounds.features(
-        [confounds.surface(prompt.prompt) for prompt in bundled]
-    ).items():
+    for name, values in confounds.features([surface(prompt.prompt) for prompt in bundled]).items():
         assert 0.45 <= auroc(values[labels], values[~labels]) <= 0.55, name
 
 
