@@ -148,17 +148,37 @@ def held_out_scores(g: np.ndarray, design: Design, n_folds: int) -> np.ndarray:
 def effect_size(scores: np.ndarray, design: Design) -> np.ndarray:
     """Cohen's d of held-out scores, one per draw: difference of class means over the root mean
     class variance (ddof 1)."""
-    means, variances = [], []
+    difference, variances, _ = _moments(scores, design)
+    return difference / np.maximum(np.sqrt(variances.mean(0)), _floor(scores))
+
+
+def welch_t(scores: np.ndarray, design: Design) -> np.ndarray:
+    """Welch's t of held-out scores, one per draw.
+
+    It orders draws as d does when classes are of one size; when they are not, permuting d itself
+    rejects too often where the smaller class varies more (Chung and Romano 2013).
+    """
+    difference, variances, counts = _moments(scores, design)
+    return difference / np.maximum(np.sqrt((variances / counts).sum(0)), _floor(scores))
+
+
+def _moments(scores: np.ndarray, design: Design) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Difference of class means (draw,); variances and counts of both classes (class, draw)."""
+    means, variances, counts = [], [], []
     for chosen in (design.labels, ~design.labels):
         w = design.weights * chosen
         n = np.maximum(w.sum(1), 2)
         mean = (w * scores).sum(1) / n
         means.append(mean)
         variances.append((w * (scores - mean[:, None]) ** 2).sum(1) / (n - 1))
-    # The floor turns "no spread at all" into a huge finite d; validate_layers names that case in
+        counts.append(n)
+    return means[0] - means[1], np.array(variances), np.array(counts)
+
+
+def _floor(scores: np.ndarray) -> np.ndarray:
+    # It turns "no spread at all" into a huge finite number; validate_layers names that case in
     # its status column.
-    floor = np.maximum(1e-12 * np.abs(scores).max(1), 1e-300)
-    return (means[0] - means[1]) / np.maximum(np.sqrt((variances[0] + variances[1]) / 2), floor)
+    return np.maximum(1e-12 * np.abs(scores).max(1), 1e-300)
 
 
 def pairwise_auroc(scores: np.ndarray, design: Design) -> np.ndarray:

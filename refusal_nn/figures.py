@@ -33,6 +33,7 @@ def style() -> dict[str, object]:
         "axes.axisbelow": True,
         "legend.frameon": False,
         "figure.dpi": 150,
+        "savefig.dpi": 150,
         "svg.hashsalt": "refusal_nn",
         "text.parse_math": False,
         "figure.constrained_layout.use": True,
@@ -79,7 +80,9 @@ def direction_analysis(rows: Sequence[Row], spread: Sequence[Row]) -> Figure:
 def _distance_panel(axes: Axes, rows: Sequence[Row], spread: Sequence[Row]) -> None:
     layers, label = _column(rows, "layer"), "distance between class means"
     axes.plot(layers, _column(rows, "magnitude"), "o-", ms=3, color=NEUTRAL, label=label)
-    axes.set(xlabel="layer", ylabel="distance (activation units)", yscale="log")
+    axes.set(xlabel="layer", ylabel="distance (activation units)")
+    if _column(rows, "magnitude").any():
+        axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     right = _right(axes, "share of the mean norm |h|")
     share = _column(spread, "separation_over_norm")

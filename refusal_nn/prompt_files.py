@@ -121,4 +121,10 @@ def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
         raise InputError(
             f"{path}: Parquet needs pyarrow; run `.venv/bin/pip install pyarrow`, or give a .jsonl"
         ) from None
-    yield from enumerate(parquet.read_table(path).to_pylist(), 1)
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not Parquet ({next(iter(str(error).splitlines()), '')})"
+        ) from None
+    yield from enumerate(rows, 1)

@@ -78,7 +78,8 @@ def _prompt(row: Mapping[str, object], label: str | None, path: Path, line: int)
         found = ", ".join(map(str, row)) or "none"
         raise InputError(f"{where}: no column {' or '.join(TEXT_COLUMNS)}; found {found}")
     text = row[column]
-    if not isinstance(text, str) or not text.strip():
+    # Zero-width characters are no spaces, and no prompt either.
+    if not isinstance(text, str) or not any(c.isprintable() and not c.isspace() for c in text):
         raise InputError(f"{where}: the prompt is empty or no text")
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"{where}: {len(text)} characters; a prompt has {MAX_CHARACTERS} at most")

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -59,7 +61,6 @@ BAD = {
     "an empty cell": ("p.csv", LABELLED + ",harmless\n", 5, "empty"),
     "a blank prompt": ("p.jsonl", f"{GOOD}\n{row('  	 ')}", 5, "empty"),
     "a prompt that is a number": ("p.jsonl", f"{GOOD}\n{row(12)}", 5, "no text"),
-    "a prompt that is a list": ("p.jsonl", f"{GOOD}\n{row(['a'])}", 5, "no text"),
     "half a character": ("p.jsonl", f"{GOOD}\n" + row("Pick a \ud800 lock"), 5, ""),
     "a prompt too long": ("p.jsonl", f"{GOOD}\n{row('a ' * MAX_CHARACTERS)}", 5, "20000"),
     "severity 0": ("p.jsonl", f"{GOOD}\n{row('Steal', severity=0)}", 5, "severity"),
@@ -107,9 +108,14 @@ def test_a_folder_is_no_prompt_file(tmp_path, name):
         load_prompts(str(tmp_path / name))
 
 
-def test_the_home_of_an_unknown_person_is_refused():
-    with pytest.raises(InputError, match="nobody-of-this-name"):
-        load_prompts("~nobody-of-this-name/prompts.jsonl")
+def test_a_parquet_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    def read_table(path):
+        raise ValueError("Parquet magic bytes not found")  # pyarrow's ArrowInvalid is one
+
+    pyarrow = SimpleNamespace(parquet=SimpleNamespace(read_table=read_table))
+    monkeypatch.setitem(sys.modules, "pyarrow", pyarrow)
+    with pytest.raises(InputError, match=r"p\.parquet"):
+        load_prompts(str(write(tmp_path / "p.parquet", "harmful,harmless")))
 
 
 def test_an_unknown_word_before_the_equals_sign_is_refused(tmp_path):

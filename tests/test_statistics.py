@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from refusal_nn import crossfit
 from refusal_nn.statistics import crossfit_projections, validate_layers
 
 WIDTH, SEEDS = 1536, 100
@@ -153,3 +154,23 @@ def test_bad_activations_are_named(harmful, harmless, word):
 def test_clusters_of_the_wrong_length_are_named():
     with pytest.raises(ValueError, match="8 cluster numbers"):
         validate_layers(np.zeros((1, 4, 3)), np.zeros((1, 4, 3)), clusters=np.arange(4))
+
+
+def test_a_small_class_that_varies_more_is_no_separation():
+    # On these seeds permuting d itself rejects 10 times of 100, Welch's t of the scores 5 times.
+    rejected = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        harmful, harmless = 2 * rng.standard_normal((1, 30, 60)), rng.standard_normal((1, 200, 60))
+        row = validate_layers(harmful, harmless, permutations=99, seed=seed)[0]
+        rejected += row["p_permutation"] <= 0.05
+    assert rejected <= 8
+
+
+def test_permuting_welch_t_orders_draws_as_d_does_in_classes_of_one_size():
+    rng = np.random.default_rng(0)
+    base = crossfit.observed(np.arange(40) < 20, np.arange(40), 5, rng)
+    draws = crossfit.permuted(base, np.arange(40), 50, rng)
+    scores = rng.normal(size=(50, 40))
+    d, t = crossfit.effect_size(scores, draws), crossfit.welch_t(scores, draws)
+    np.testing.assert_allclose(t, d * np.sqrt(10), rtol=1e-12)
