@@ -9,12 +9,13 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from refusal_nn import prompts
-from refusal_nn.errors import CorruptArtefact, InputError, RefusalNNError
+from refusal_nn.errors import CorruptArtefact, InputError, OutOfMemory, RefusalNNError
 from refusal_nn.names import is_file, is_folder, safe_name, user_path
 from refusal_nn.prompt_files import HUB_SETS
 from refusal_nn.runs import Stage
@@ -178,21 +179,36 @@ def up_to_date(
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an experiment: an expected error ends in one line and its exit code, an interruption in
-    130 or 143."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # A pipe that closes (| head) is no error of ours.
+    """Run an experiment: an expected error ends in one line and its exit code.
+
+    An interruption ends in one line and 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+    terminated: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        terminated.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         main()
     except RefusalNNError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished stage", file=sys.stderr)
-        sys.exit(130)
+        print(
+            "interrupted; the same command goes on after the last finished stage", file=sys.stderr
+        )
+        sys.exit(143 if terminated else 130)
+    except (MemoryError, RuntimeError) as error:
+        # torch's own OutOfMemoryError, by name: torch is not imported for its sake.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(
+            "error: out of memory; try DTYPE=bfloat16, DEVICE=cpu or a smaller model",
+            file=sys.stderr,
+        )
+        sys.exit(OutOfMemory.exit_code)
     except BrokenPipeError:
+        # A pipe that closes (| head) is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def describe(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in values.items())

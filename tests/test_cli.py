@@ -226,3 +226,28 @@ def test_a_request_to_end_ends_with_143():
         "import os, signal\nfrom experiments import cli\ncli.run(lambda: os.kill(os.getpid(), 15))"
     )
     assert python("-c", code).returncode == 143
+
+
+INTERRUPTED = """
+import os, signal
+from experiments import cli
+cli.run(lambda: os.kill(os.getpid(), signal.{name}))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interruption_ends_in_one_line_and_its_code(name, code):
+    script = INTERRUPTED.format(name=name)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.splitlines() == [
+        "interrupted; the same command goes on after the last finished stage"
+    ]
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "torch.OutOfMemoryError('too much')"])
+def test_running_out_of_memory_ends_in_one_line_and_code_6(error):
+    script = f"import torch\nfrom experiments import cli\ndef f(): raise {error}\ncli.run(f)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 6
+    assert len(done.stderr.splitlines()) == 1
