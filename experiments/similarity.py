@@ -27,6 +27,7 @@ def compute(args: argparse.Namespace) -> None:
     )
 
     source = cli.up_to_date(args, capture.NAME, cli.capture_settings(args), capture.compute)
+    about = files.read_json(source.folder / "manifest.json")
     captured = read_capture(source.folder)
     fit = captured.classes("fit", captured.positions[0])
     with cli.stage(args, NAME).run(settings(args)) as run:
@@ -34,7 +35,6 @@ def compute(args: argparse.Namespace) -> None:
         half = split_half_cosine(fit.harmful, fit.harmless, fit.clusters, seed=args.seed)
         whole = full_sample_reliability(half)
         _write(run.folder, found, {i: (float(half[i]), float(whole[i])) for i in found.layers})
-        about = files.read_json(source.folder / "manifest.json")
         run.finish(
             _summary(found, "resid_post")
             | {

@@ -21,6 +21,9 @@ def compute(args: argparse.Namespace) -> None:
     from refusal_nn.captured import read_capture
 
     source = cli.up_to_date(args, capture.NAME, cli.capture_settings(args), capture.compute)
+    # Read at once, with the activations: another run may replace the capture meanwhile.
+    about = files.read_json(source.folder / "manifest.json")
+    notes = files.read_json(source.summary)["notes"]
     captured = read_capture(source.folder)
     with cli.stage(args, NAME).run(settings(args)) as run:
         found = tables.analyse(captured, args.permutations, args.folds, args.seed)
@@ -32,8 +35,6 @@ def compute(args: argparse.Namespace) -> None:
         files.write_json(run.folder / "confounds.json", found.confounds)
         if found.by_position:
             files.write_csv(run.folder / "validation_by_position.csv", found.by_position)
-        about = files.read_json(source.folder / "manifest.json")
-        notes = files.read_json(source.summary)["notes"]
         summary = {"model": args.model, "compute": notes, "seed": args.seed, **found.summary}
         tables.write_directions(run.folder, found, summary)
         run.finish(summary, {k: about[k] for k in tables.ORIGIN})
