@@ -42,7 +42,8 @@ def forecast_progress(
 ) -> Iterator[Callable[[int], None]]:
     """Say tokens, minutes (from a short probe) and GB, then show a bar that the yielded function
     advances by tokens."""
-    from refusal_nn.tracing import capture, tokens_to_run
+    from refusal_nn.feeding import tokens_to_run
+    from refusal_nn.tracing import capture
 
     probe = sorted(prompts, key=len)[len(prompts) // 2 :][:8]
     capture(model, probe, positions)  # compiles the trace; only the second pass is timed

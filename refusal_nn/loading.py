@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 # Before nnsight, and nnsight before use: see tracing.
 import refusal_nn.tracing  # noqa: F401  isort: skip
@@ -12,7 +14,10 @@ from nnsight import TransformersModel
 from refusal_nn import checks, sources
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.models import FAMILIES, MODELS, TracedModel
-from refusal_nn.templates import read_template
+from refusal_nn.templates import Template, read_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("cuda", "mps", "cpu")
@@ -120,4 +125,17 @@ def _wrapped(name: str, dtype: torch.dtype, device: str) -> TracedModel:
         tokenizer.pad_token = tokenizer.eos_token
     # Passed even where nnsight could find it: its search fails with transformers 5.
     lm = TransformersModel(hf, task="text-generation", tokenizer=tokenizer)
-    return TracedModel(name, lm, read_template(tokenizer), family, revision)
+    template = read_template(tokenizer)
+    stops = frozenset(_stop_ids(hf, tokenizer, template))
+    return TracedModel(name, lm, template, family, revision, stops)
+
+
+def _stop_ids(
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: Template
+) -> Iterator[int]:
+    """The checkpoint's own stop tokens, and the template's end of turn: a GGUF file names only
+    one."""
+    for ids in (hf.generation_config.eos_token_id, tokenizer.eos_token_id):
+        yield from ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if template.post_ids[0] in tokenizer.all_special_ids:
+        yield template.post_ids[0]

@@ -51,18 +51,23 @@ FAMILIES = {  # by config.model_type
 }
 
 
+REFUSAL_WORDS = ("I", "As")  # "I cannot", "As an AI": Arditi et al. 2024, table 4, for Qwen
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Where a model comes from: a Hub repository (with a revision if pinned), or embedded (from the
     package index).
 
-    dtype: what DTYPE=auto means for it, where that is known.
+    dtype: what DTYPE=auto means for it, where that is known. refusal_words: first words of its
+    refusals, of which the refusal score sums the probabilities.
     """
 
     repo: str
     revision: str | None = None
     embedded: bool = False
     dtype: str = "auto"
+    refusal_words: tuple[str, ...] = REFUSAL_WORDS
 
 
 MODELS = {
@@ -83,9 +88,9 @@ MODELS = {
 class TracedModel:
     """A chat model ready to be traced: nnsight's envoy tree, its template and its family.
 
-    lm: the model, weights frozen. revision: commit, or sha256 of a weights file. notes: what
-    loading chose, in words. shares_prefix: whether a cached prefix gives the logits that a whole
-    prompt gives. self_test: what loading measured.
+    lm: the model, weights frozen. revision: commit, or sha256 of a weights file. stop_ids: tokens
+    that end a turn. notes: what loading chose, in words. shares_prefix: whether a cached prefix
+    gives the logits that a whole prompt gives. self_test: what loading measured.
     """
 
     name: str
@@ -93,6 +98,7 @@ class TracedModel:
     template: Template
     family: Family
     revision: str
+    stop_ids: frozenset[int]
     notes: tuple[str, ...] = ()
     shares_prefix: bool = True
     self_test: dict[str, object] = field(default_factory=dict)

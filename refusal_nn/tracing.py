@@ -1,4 +1,4 @@
-"""The only file that opens nnsight contexts: capture activations, read next-token logits.
+"""The only file that opens nnsight contexts: capture, next-token logits, generation, likelihood.
 
 Every trace obeys the rules of a remote backend also locally: forward order, containers saved
 inside, slices cloned (a saved slice would ship its whole storage), no `.input` of a decoder block.
@@ -6,9 +6,8 @@ inside, slices cloned (a saved slice would ship its whole storage), no `.input` 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # nnsight puts `.save` on `object`, which breaks anyio modules that are imported after it.
 import anyio.abc._sockets
@@ -18,32 +17,24 @@ import nnsight
 import torch
 from torch import Tensor
 
-from refusal_nn.batching import Batch, batched, common_prefix
-from refusal_nn.errors import ModelError
-from refusal_nn.interventions import DirectionalAblation
+from refusal_nn.activations import Activations, check_finite
+from refusal_nn.feeding import Feed, Running, begin, budget, feeds
+from refusal_nn.interventions import Intervention
 from refusal_nn.models import TracedModel
 
-TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384, "mps": 8192}
-SHORTEST_PREFIX = 4
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Residual stream after each block. states: (layer, prompt, pos, d_model) float32 on CPU, at
-    `positions`.
-
-    means: of each group, (layer, pos, d_model) float64 over every post-instruction position, first
-    of them first.
-    """
-
-    states: Tensor
-    positions: tuple[int, ...]
-    means: dict[str, Tensor]
-    counts: dict[str, int]
-
-    def at(self, pos: int) -> Tensor:
-        """(layer, prompt, d_model) at one captured position."""
-        return self.states[:, :, self.positions.index(pos)]
+# Greedy, with the stop tokens left to the caller so that the number of steps is known, and without
+# the repetition penalty that some checkpoints carry in their generation config.
+GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "eos_token_id": None,
+}
+CHUNK = 16
+# Likelihoods keep the logits of every generated token.
+NLL_SHARE = 2
 
 
 def capture(
@@ -78,9 +69,9 @@ def capture(
         for g in counts
     }
     wanted = [*post, *positions]
-    for batch, cache in _batches(model, ids, reach, token_budget, share_prefix):
-        states = _states(model, _inputs(model, batch, cache), wanted)
-        _check_finite(states, batch, model)
+    for feed in _feeds(model, ids, reach, token_budget, share_prefix):
+        batch, states = feed.batch, _states(model, feed.inputs, wanted)
+        check_finite(states, batch, model)
         kept[:, batch.rows] = states[:, :, len(post) :]
         for g in counts:
             members = [i for i, row in enumerate(batch.rows) if groups[row] == g]
@@ -92,96 +83,159 @@ def capture(
 def next_token_logits(
     model: TracedModel,
     prompts: Sequence[str],
-    intervention: DirectionalAblation | None = None,
+    intervention: Intervention | None = None,
     *,
+    sets: Sequence[int] | None = None,
     token_budget: int | None = None,
     share_prefix: bool = True,
 ) -> Tensor:
     """Logits after the last token of each prompt, (prompt, vocab) float32 on CPU, clean or under an
-    intervention."""
+    intervention.
+
+    sets: which of the intervention's stacked vectors each prompt has; by default prompt i has set
+    i. Raises ValueError where the intervention does not fit the model.
+    """
     ids = model.template.render(prompts)
     logits: list[Tensor] = [torch.empty(0)] * len(ids)
-    # Under an intervention the prefix's own states change too: it cannot come from a clean cache.
-    for batch, cache in _batches(
-        model, ids, 1, token_budget, share_prefix and intervention is None
-    ):
-        rows = _logits(model, _inputs(model, batch, cache) | {"logits_to_keep": 1}, intervention)
-        for row, values in zip(batch.rows, rows, strict=True):
+    for feed in _feeds(model, ids, 1, token_budget, share_prefix, intervention, sets):
+        found = _logits(model, feed.inputs | {"logits_to_keep": 1}, feed.edit)
+        for row, values in zip(feed.batch.rows, found, strict=True):
             logits[row] = values
     return torch.stack(logits)
 
 
 def last_states(
-    model: TracedModel, prompts: Sequence[str], intervention: DirectionalAblation
+    model: TracedModel, prompts: Sequence[str], intervention: Intervention | None = None
 ) -> Tensor:
-    """Residual stream after the last block under an intervention, all positions of all prompts,
-    (token, d_model) float32."""
+    """Residual stream after the last block, all positions of all prompts, (token, d_model)
+    float32."""
     found = []
-    for batch, cache in _batches(model, model.template.render(prompts), 1, None, False):
-        with (
-            torch.no_grad(),
-            model.lm.trace(_inputs(model, batch, cache), remote=model.remote) as tracer,
-        ):
-            intervention.apply(model)
+    ids = model.template.render(prompts)
+    for feed in _feeds(model, ids, 1, None, False, intervention):
+        with torch.no_grad(), model.lm.trace(feed.inputs, remote=model.remote) as tracer:
+            if feed.edit is not None:
+                feed.edit.apply(model)
             stream = nnsight.save(model.blocks[-1].output.clone())
             tracer.stop()
-        found.append(stream[batch.attention_mask.bool()].float().cpu())
+        found.append(stream[feed.batch.attention_mask.bool()].float().cpu())
     return torch.cat(found)
 
 
-def tokens_to_run(model: TracedModel, prompts: Sequence[str]) -> int:
-    """Padded tokens that capturing these prompts will compute, the shared prefix left out."""
-    ids = model.template.render(prompts)
-    prefix = _prefix(model, ids, len(model.template.post_ids), True)
-    return sum(batch.input_ids.numel() for batch in batched(ids, prefix, _budget(model, None), 0))
+class Completion(NamedTuple):
+    """ids: generated tokens, the stop token included. finished: whether one came."""
+
+    ids: tuple[int, ...]
+    text: str
+    finished: bool
 
 
-def _batches(
+def generate(
     model: TracedModel,
-    ids: Sequence[Sequence[int]],
-    keep: int,
-    token_budget: int | None,
-    share: bool,
-) -> Iterator[tuple[Batch, object | None]]:
-    prefix = _prefix(model, ids, keep, share)
-    cache = _prefix_cache(model, prefix) if prefix else None
-    for batch in batched(
-        ids, prefix, _budget(model, token_budget), model.lm.tokenizer.pad_token_id
-    ):
-        yield batch, cache
+    prompts: Sequence[str],
+    intervention: Intervention | None = None,
+    *,
+    max_new_tokens: int = 100,
+    sets: Sequence[int] | None = None,
+    token_budget: int | None = None,
+    share_prefix: bool = True,
+    chunk: int = CHUNK,
+    on_tokens: Callable[[int], object] = lambda tokens: None,
+) -> list[Completion]:
+    """Greedy completions, clean or with the intervention at the prompt and at every step.
+
+    sets: as in next_token_logits. No repetition penalty, whatever the checkpoint's generation
+    config says. chunk: steps between two looks at which rows have finished and need no more;
+    on_tokens is told those that each took. Raises ValueError where the intervention does not fit.
+    """
+    ids = model.template.render(prompts)
+    new: list[list[int]] = [[] for _ in ids]
+    room = max_new_tokens
+    for feed in _feeds(model, ids, 1, token_budget, share_prefix, intervention, sets, room):
+        rows, state = feed.batch.rows, begin(feed, model)
+        for done in range(0, max_new_tokens, chunk):
+            steps = min(chunk, max_new_tokens - done)
+            state = _decode(model, state, steps)
+            for row, tokens in zip(rows, state.ids[:, -steps:].tolist(), strict=True):
+                new[row] += tokens
+            on_tokens(len(rows) * steps)
+            going = [i for i, row in enumerate(rows) if not model.stop_ids & set(new[row])]
+            if not going:
+                break
+            rows, state = [rows[i] for i in going], state.only(going)
+    return [_completion(model, tokens) for tokens in new]
 
 
-def _prefix(model: TracedModel, ids: Sequence[Sequence[int]], keep: int, share: bool) -> list[int]:
-    # A window counts cache slots: padding between prefix and prompt would push the prefix out of a
-    # short one.
-    share = share and model.shares_prefix and max(map(len, ids)) <= model.window
-    prefix = common_prefix(ids, keep) if share else []
-    return prefix if len(prefix) >= SHORTEST_PREFIX else []
+def _completion(model: TracedModel, tokens: Sequence[int]) -> Completion:
+    stop = next((i for i, token in enumerate(tokens) if token in model.stop_ids), None)
+    ids = tuple(tokens if stop is None else tokens[: stop + 1])
+    text = model.lm.tokenizer.decode(ids, skip_special_tokens=True)
+    return Completion(ids, text, stop is not None)
 
 
-def _budget(model: TracedModel, token_budget: int | None) -> int:
-    return token_budget or TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET["cpu"])
+def token_nll(
+    model: TracedModel, prompts: Sequence[str], completions: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """-log p of each token of each completion (ids, one at least) after its prompt under the clean
+    model, nats, float32."""
+    ids = [
+        [*prompt, *new]
+        for prompt, new in zip(model.template.render(prompts), completions, strict=True)
+    ]
+    found: list[Tensor] = [torch.empty(0)] * len(ids)
+    longest = max(map(len, completions))
+    for feed in _feeds(model, ids, longest + 1, budget(model) // NLL_SHARE, True):
+        kept = max(len(completions[row]) for row in feed.batch.rows)
+        inputs, targets = (
+            feed.inputs | {"logits_to_keep": kept + 1},
+            feed.batch.input_ids[:, -kept:],
+        )
+        with torch.no_grad(), model.lm.trace(inputs, remote=model.remote):
+            nll = nnsight.save(_nll(model.lm.output.logits, targets))
+        for row, values in zip(feed.batch.rows, nll.float().cpu(), strict=True):
+            found[row] = values[-len(completions[row]) :]
+    return found
 
 
-def _inputs(model: TracedModel, batch: Batch, cache: object | None) -> dict[str, object]:
-    inputs = batch.inputs(model.device)
-    if cache is None:
-        return inputs | {"use_cache": False}
-    own = copy.deepcopy(cache)  # a forward pass appends to the cache it is given
-    own.batch_repeat_interleave(len(batch.rows))
-    return inputs | {"past_key_values": own, "use_cache": True}
+def _nll(logits: Tensor, ids: Tensor) -> Tensor:
+    """logits (row, kept + 1, vocab), ids (row, kept): (row, kept)."""
+    chosen = logits[:, :-1].gather(-1, ids.to(logits.device)[..., None])[..., 0]
+    return logits[:, :-1].float().logsumexp(-1) - chosen.float()
 
 
-def _prefix_cache(model: TracedModel, prefix: Sequence[int]) -> object:
-    inputs = {
-        "input_ids": torch.tensor([prefix], device=model.device),
-        "use_cache": True,
-        "attention_mask": torch.ones(1, len(prefix), dtype=torch.long, device=model.device),
-    }
+def _feeds(model: TracedModel, *options: object) -> Iterator[Feed]:
+    return feeds(model, *options, prefix_cache=_prefix_cache)
+
+
+def _prefix_cache(
+    model: TracedModel, prefix: Sequence[int], intervention: Intervention | None
+) -> object:
+    """Keys and values of the prefix: a row per set, since under an intervention it has its own."""
+    rows = 1 if intervention is None else intervention.sets or 1
+    ids = torch.tensor([prefix] * rows, device=model.device)
+    inputs = {"input_ids": ids, "use_cache": True, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad(), model.lm.trace(inputs, remote=model.remote) as tracer:
+        if intervention is not None:
+            intervention.apply(model)
         cache = nnsight.save(model.base.output.past_key_values)
         tracer.stop()
     return cache
+
+
+def _decode(model: TracedModel, state: Running, steps: int) -> Running:
+    """Exactly `steps` greedy tokens more; the caller looks for stop tokens."""
+    options = GREEDY | {"max_new_tokens": steps, "pad_token_id": model.lm.tokenizer.pad_token_id}
+    inputs = {
+        "input_ids": state.ids,
+        "attention_mask": state.mask,
+        "past_key_values": state.cache,
+    }
+    with torch.no_grad(), model.lm.generate(inputs, remote=model.remote, **options) as tracer:
+        # A loop over steps that asks for nothing would never end.
+        if state.edit is not None:
+            for _ in tracer.iter[:steps]:
+                state.edit.apply(model)
+        ids = nnsight.save(tracer.result)
+    return state.extended(ids)
 
 
 def _states(model: TracedModel, inputs: dict[str, object], positions: list[int]) -> Tensor:
@@ -194,22 +248,10 @@ def _states(model: TracedModel, inputs: dict[str, object], positions: list[int])
 
 
 def _logits(
-    model: TracedModel, inputs: dict[str, object], intervention: DirectionalAblation | None
+    model: TracedModel, inputs: dict[str, object], intervention: Intervention | None
 ) -> Tensor:
     with torch.no_grad(), model.lm.trace(inputs, remote=model.remote):
         if intervention is not None:
             intervention.apply(model)
         logits = nnsight.save(model.lm.output.logits[:, -1].clone())
     return logits.float().cpu()
-
-
-def _check_finite(states: Tensor, batch: Batch, model: TracedModel) -> None:
-    bad = (~torch.isfinite(states)).any(-1).any(-1)
-    if bad.any():
-        layer, row = (int(i) for i in bad.nonzero()[0])
-        dtype = str(model.dtype).removeprefix("torch.")
-        raise ModelError(
-            f"{model.name}: activations after block {layer} are not finite in {dtype} (prompt "
-            "number "
-            f"{batch.rows[row]}); run again with DTYPE=float32"
-        )

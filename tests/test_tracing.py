@@ -7,8 +7,9 @@ import torch
 
 from refusal_nn import tracing
 from refusal_nn.errors import ModelError
+from refusal_nn.feeding import tokens_to_run
 from refusal_nn.loading import load
-from refusal_nn.tracing import capture, next_token_logits, tokens_to_run
+from refusal_nn.tracing import capture, next_token_logits
 
 POSITIONS = (-1, -3, -9)
 
@@ -53,7 +54,9 @@ def test_capture_does_not_depend_on_the_order_of_prompts(tiny_llama, texts):
 def test_the_prefix_is_really_shared_where_the_window_allows(tiny_model, texts, monkeypatch):
     prefixes = []
     original = tracing._prefix_cache
-    monkeypatch.setattr(tracing, "_prefix_cache", lambda m, p: prefixes.append(p) or original(m, p))
+    monkeypatch.setattr(
+        tracing, "_prefix_cache", lambda m, p, i: prefixes.append(p) or original(m, p, i)
+    )
     capture(tiny_model, texts)
     longest = max(map(len, tiny_model.template.render(texts)))
     assert bool(prefixes) == (longest <= tiny_model.window)
