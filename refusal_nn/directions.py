@@ -6,6 +6,8 @@ float64, raw scale. Arrays or CPU tensors.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -132,3 +134,30 @@ def full_sample_reliability(half: np.ndarray) -> np.ndarray:
     1910): 2 r / (1 + r), >= 0."""
     r = np.clip(half, 0, 1)
     return 2 * r / (1 + r)
+
+
+def select_candidate(
+    rows: Iterable[Mapping[str, float]],
+    n_layers: int,
+    *,
+    max_kl: float = 0.1,
+    min_induce: float = 0.0,
+    drop_last: float = 0.2,
+) -> Mapping[str, float] | None:
+    """The direction that bypasses refusal best among those that do little else; None if all do more
+    (Arditi et al. 2024, appendix C).
+
+    rows: layer, pos; ablated and added: mean refusal score on harmful prompts with the direction
+    ablated, on harmless with it added; kl on harmless, nats. Layers in the file's own index, the
+    last `drop_last` of n_layers left out. Rows with a NaN are dropped. Of equals, the first.
+    """
+    deepest = int(n_layers * (1.0 - drop_last))
+    fit = [
+        row
+        for row in rows
+        if row["layer"] < deepest
+        and row["kl"] <= max_kl
+        and row["added"] >= min_induce
+        and not math.isnan(row["ablated"])
+    ]
+    return min(fit, key=lambda row: row["ablated"], default=None)
