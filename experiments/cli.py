@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import re
 import signal
@@ -92,6 +93,19 @@ def at_least(least: int) -> Callable[[str], int]:
                 f"must be a whole number of at least {least}, got {text!r}"
             )
         return int(text)
+
+    return number
+
+
+def in_range(low: float, high: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low} to {high}, got {text!r}")
+        return value
 
     return number
 

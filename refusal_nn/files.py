@@ -55,6 +55,13 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_private(path: Path, text: str) -> None:
+    """For the owner's eyes only from the first byte on."""
+    with replacing(path) as partial:
+        partial.touch(0o600)
+        partial.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 

@@ -136,6 +136,23 @@ class ActivationAddition:
         return (x.float() + self.coeff * vector).to(x.dtype)
 
 
+def stacked(interventions: Sequence[Intervention]) -> Intervention | None:
+    """One intervention with a set for each of these, in order; None where they differ in more than
+    their vectors."""
+    first = interventions[0]
+    name = "basis" if isinstance(first, DirectionalAblation) else "vector"
+    vectors = [getattr(other, name, None) for other in interventions]
+    blank = {name: None}
+    if first.sets is not None or any(
+        v is None
+        or v.shape != vectors[0].shape
+        or dataclasses.replace(other, **blank) != dataclasses.replace(first, **blank)
+        for v, other in zip(vectors, interventions, strict=True)
+    ):
+        return None
+    return dataclasses.replace(first, **{name: torch.stack(vectors)})
+
+
 def _edit(site: object, edit: Callable[[Tensor], Tensor]) -> None:
     out = site.output
     site.output = (edit(out[0]), *out[1:]) if isinstance(out, tuple) else edit(out)

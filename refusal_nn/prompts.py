@@ -12,6 +12,7 @@ from refusal_nn.names import user_path
 from refusal_nn.prompt_files import HUB_SETS, fetch, read_rows
 
 BUNDLED = Path(__file__).parent.parent / "prompts" / "pairs.jsonl"
+SCARY = BUNDLED.with_name("scary.jsonl")
 LABELS = ("harmful", "harmless")
 TEXT_COLUMNS = ("prompt", "text", "goal", "instruction", "behavior", "question")
 # What public sets call the classes.

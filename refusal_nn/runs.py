@@ -23,6 +23,7 @@ from pathlib import Path
 
 from refusal_nn.errors import CorruptArtefact, DiskError, FolderInUse, InputError
 from refusal_nn.files import read_json, sha256, write_json, write_text
+from refusal_nn.journal import Journal
 
 PACKAGES = (
     "refusal_nn",
@@ -34,7 +35,8 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
 )
-KEEP = ("settings.json", "manifest.json", "summary.json", ".lock")
+JOURNAL = "progress.jsonl"
+KEEP = ("settings.json", "manifest.json", "summary.json", ".lock", JOURNAL)
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,11 @@ class Run:
     started: float
     before: dict[Path, int]
 
+    def journal(self) -> Journal:
+        """Rows of this very run if it was killed before, and the place for more."""
+        about = {"settings": self.settings, "packages": versions(), "git_commit": git_commit()}
+        return Journal(self.folder / JOURNAL, about)
+
     def finish(self, summary: Mapping[str, object], about: Mapping[str, object]) -> None:
         """Write manifest.json (about: model, revision, hashes …), then summary.json, the stamp.
 
@@ -169,6 +176,7 @@ class Run:
         # Someone may have asked for other settings meanwhile: this stamp is not theirs.
         Stage(self.folder).request(self.settings)
         write_json(self.folder / "summary.json", summary)
+        (self.folder / JOURNAL).unlink(missing_ok=True)
 
 
 def _artefacts(folder: Path) -> dict[Path, int]:

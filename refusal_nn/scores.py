@@ -16,14 +16,15 @@ EPSILON = 1e-8
 
 
 def refusal_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
-    """First token of each word as it stands at the start of an answer; no token twice.
+    """Ids of the words that are one token at the start of an answer; a piece of a word would also
+    begin others.
 
-    Raises ModelError if the tokenizer has none of them.
+    Raises ModelError if none is.
     """
-    firsts = [tokenizer.encode(word, add_special_tokens=False)[:1] for word in words]
-    found = list(dict.fromkeys(token for first in firsts for token in first))
+    encoded = [tokenizer.encode(word, add_special_tokens=False) for word in words]
+    found = list(dict.fromkeys(ids[0] for ids in encoded if len(ids) == 1))
     if not found:
-        raise ModelError(f"the tokenizer has no token for any of {', '.join(words)}")
+        raise ModelError(f"none of the refusal words {', '.join(words)} is one token here")
     return found
 
 

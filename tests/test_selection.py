@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refusal_nn.directions import select_candidate
+from refusal_nn.errors import ModelError
 from refusal_nn.scores import kl_divergence, refusal_score, refusal_tokens
 
 DATA = Path(__file__).parent / "data" / "published_grids.json"
@@ -80,7 +81,9 @@ def test_kl_is_zero_only_for_equal_distributions_and_is_the_textbook_sum():
     torch.testing.assert_close(kl_divergence(a, b), (p * (p / q).log()).sum(-1))
 
 
-def test_refusal_tokens_are_first_tokens_of_words_at_the_start_of_an_answer(smollm2):
+def test_refusal_tokens_are_whole_words_at_the_start_of_an_answer(smollm2):
     tokenizer = smollm2.lm.tokenizer
-    tokens = refusal_tokens(tokenizer, ("I", "As", "I"))
+    tokens = refusal_tokens(tokenizer, ("I", "As", "I", "Unquestionably"))
     assert [tokenizer.decode([t]) for t in tokens] == ["I", "As"]
+    with pytest.raises(ModelError, match="is one token"):
+        refusal_tokens(tokenizer, ("Unquestionably",))

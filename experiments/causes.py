@@ -1,0 +1,134 @@
+"""What the causal experiments share: options, the model, its prompts, progress, rows."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from experiments import cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from refusal_nn.models import TracedModel
+    from refusal_nn.prompts import Prompt
+    from refusal_nn.rollouts import Rollout
+
+Row = dict[str, object]
+
+
+def options(p: argparse.ArgumentParser) -> None:
+    """Options of every causal stage, so that one make line can pass them all."""
+    count, number = cli.at_least(1), cli.in_range
+    p.add_argument("--val", type=count, default=32, help="val prompts per class (default: 32)")
+    p.add_argument("--tokens", type=count, default=100, help="new tokens (default: 100)")
+    p.add_argument("--alpha", type=number(0, 4), default=1.0, help="ablation strength (default: 1)")
+    p.add_argument(
+        "--layers", type=_layers, default="", help="as 9,15,18 or 8-20 (default: stage's)"
+    )
+    p.add_argument("--controls", type=count, default=20, help="random directions (default: 20)")
+    p.add_argument("--keep-text", action="store_true", help="keep completions, for your eyes only")
+
+
+def _layers(text: str) -> str:
+    for part in text.split(",") if text else []:
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or (last and (not last.isdecimal() or int(last) < int(first))):
+            raise argparse.ArgumentTypeError(f"must be as 9,15,18 or 8-20, got {text!r}")
+    return text
+
+
+def layers(text: str, model: TracedModel) -> list[int]:
+    """Layers named on the command line. Raises InputError for those that the model lacks."""
+    from refusal_nn.errors import InputError
+
+    chosen = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        chosen += range(int(first), int(last or first) + 1)
+    if max(chosen) >= model.n_layers:
+        raise InputError(f"LAYERS={text}: {model.name} has layers 0 to {model.n_layers - 1}")
+    return sorted(set(chosen))
+
+
+def settings(args: argparse.Namespace, *names: str) -> cli.Settings:
+    """What decides a stage's rows: the prompts and the model, and its own options."""
+    return cli.capture_settings(args) | {name: getattr(args, name) for name in names}
+
+
+def load(args: argparse.Namespace) -> TracedModel:
+    from experiments import console
+    from refusal_nn.loading import load
+
+    console.say(f"loading {args.model}")
+    model = load(args.model, dtype=args.dtype, device=args.device)
+    for line in model.notes:
+        console.say(line)
+    return model
+
+
+def parts(args: argparse.Namespace) -> dict[str, list[Prompt]]:
+    """fit, val and test as capture split them."""
+    from refusal_nn import prompts, splits
+
+    return splits.split(prompts.load_prompts(args.prompts or None), args.n, args.seed)
+
+
+def of_class(prompts: Sequence[Prompt], label: str) -> list[Prompt]:
+    return [p for p in prompts if p.label == label]
+
+
+def origin(args: argparse.Namespace, model: TracedModel) -> Row:
+    return {
+        "model": args.model,
+        "revision": model.revision,
+        "dtype": str(model.dtype),
+        "device": str(model.device),
+        "seed": args.seed,
+        "template_sha256": model.template.hash,
+    }
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` units that the yielded function advances, and how long they may take."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    from experiments.console import console
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("of about"),
+        Remaining(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def write_rows(folder: Path, rows: Sequence[Mapping[str, object]], rollout: Rollout) -> None:
+    """completions.jsonl without any text; what --keep-text asked for goes to a file of its own."""
+    import json
+
+    from refusal_nn.files import write_private, write_text
+
+    private = ("text", "evidence")
+    public = [{k: v for k, v in row.items() if k not in private} for row in rows]
+    write_text(folder / "completions.jsonl", "".join(json.dumps(row) + "\n" for row in public))
+    if rollout.keep_text:
+        names = ("arm", "id", "label", *private)
+        kept = "".join(json.dumps({k: row[k] for k in names}) + "\n" for row in rows)
+        write_private(folder / "kept_text.jsonl", kept)
+
+
+def finished(args: argparse.Namespace, name: str) -> Path:
+    """Folder of a finished stage, every file checked. Raises InputError, CorruptArtefact."""
+    done = cli.stage(args, name)
+    done.require_finished()
+    done.verify()
+    return done.folder

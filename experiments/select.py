@@ -1,0 +1,120 @@
+"""Which direction (layer, position) bypasses refusal when ablated, induces it when added, and does
+little else? Logits alone, on val prompts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import causes, cli
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from refusal_nn.journal import Journal
+    from refusal_nn.selection import Scorer
+
+NAME = "select"
+# Fewer prompts that the model itself refuses, or answers, give no direction, and no choice.
+LEAST = {"fit": 16, "val": 8}
+LACKING = {
+    "harmful": "harmful prompts that the model refuses",
+    "harmless": "harmless prompts that it answers",
+}
+
+
+def settings(args: argparse.Namespace) -> cli.Settings:
+    return causes.settings(args, "val")
+
+
+def compute(args: argparse.Namespace) -> None:
+    """Filter prompts by the model's own refusal score, fit every direction, score every one."""
+    from experiments import console
+    from refusal_nn import files, selection
+
+    parts = causes.parts(args)
+    with cli.stage(args, NAME).run(settings(args)) as run:
+        model = causes.load(args)
+        tokens = selection.tokens_of_refusal(model)
+        kept, counts = {}, []
+        for name, most in (("fit", None), ("val", args.val)):
+            kept[name], found = selection.filter_by_refusal(model, parts[name], tokens, most)
+            counts += [{"split": name, **row} for row in found]
+        summary = {"model": args.model, "n_layers": model.n_layers, "counts": counts}
+        summary |= {"refusal_tokens": [model.lm.tokenizer.decode([t]) for t in tokens]}
+        summary |= {"verdict": None, "reasons": lacking(counts), "chosen": None}
+        if summary["reasons"]:
+            summary["verdict"] = "UNTESTABLE"
+        else:
+            directions = selection.fit_directions(model, kept["fit"])
+            scorer = selection.Scorer.on(model, kept["val"], tokens)
+            rows = _scored(scorer, directions, run.journal())
+            summary["chosen"] = selection.choose(rows, model.n_layers)
+            files.write_csv(run.folder / "candidates.csv", rows)
+            _write_directions(run.folder, directions, summary)
+        run.finish(summary, causes.origin(args, model))
+    console.say(f"wrote {run.folder}")
+
+
+def lacking(counts: Sequence[Mapping[str, object]]) -> list[str]:
+    """In words, which splits hold too few prompts that the model refuses or answers."""
+    return [
+        f"{row['used']} {LACKING[row['class']]} in {row['split']}, of {row['n']} asked: fewer than "
+        f"{LEAST[row['split']]}"
+        for row in counts
+        if row["used"] < LEAST[row["split"]]
+    ]
+
+
+def _scored(scorer: Scorer, directions: Tensor, journal: Journal) -> list[causes.Row]:
+    n_layers = len(directions)
+    with causes.progress(NAME, n_layers) as advance:
+        for layer in range(n_layers):
+            if str(layer) not in journal.done:
+                journal.add(str(layer), scorer.rows(layer, directions[layer]))
+            advance(1)
+    return [row for layer in range(n_layers) for row in journal.done[str(layer)]]
+
+
+def _write_directions(folder: Path, directions: Tensor, summary: causes.Row) -> None:
+    from refusal_nn import files
+
+    about = {"layer": "residual stream after block i", "scale": "raw difference in means"}
+    about |= {"positions": [*range(-directions.shape[1], 0)], **summary}
+    files.write_tensors(folder / "directions.safetensors", {"directions": directions}, about)
+    chosen = summary["chosen"]
+    if chosen:
+        one = directions[chosen["layer"], chosen["pos"]]
+        files.write_tensors(folder / "direction.safetensors", {"direction": one}, about)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """The grid of candidates."""
+    from refusal_nn import causal_figures, figures, files
+
+    done, folder = cli.stage(args, NAME), cli.figures_folder(args)
+    about = files.read_json(done.summary)
+    if about["verdict"] is None:
+        rows = files.read_csv(done.artefact("candidates.csv"))
+        figures.save(causal_figures.candidates(rows, about["chosen"]), folder / "candidates.png")
+    files.write_json(folder / f"{NAME}.json", {"from": str(done.folder)})
+
+
+def show(args: argparse.Namespace) -> None:
+    from experiments import printed_causes
+
+    printed_causes.show_select(causes.finished(args, NAME), cli.figures_folder(args))
+
+
+def main() -> None:
+    p = cli.parser(NAME, __doc__)
+    causes.options(p)
+    cli.finished_options(p)
+    args = p.parse_args()
+    cli.dispatch(args, NAME, settings(args), compute=compute, draw=draw, show=show)
+
+
+if __name__ == "__main__":
+    cli.run(main)

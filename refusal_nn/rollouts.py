@@ -1,0 +1,180 @@
+"""Completions of prompts under interventions, judged: what the causal experiments are made of.
+
+An arm is a named intervention (or none: the clean model); a job is one prompt under one arm. Jobs
+are cut into units of fixed composition, each kept by the journal as it is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from refusal_nn.interventions import Intervention, stacked
+from refusal_nn.journal import Journal, Rows
+from refusal_nn.judges import judge
+from refusal_nn.models import TracedModel
+from refusal_nn.prompts import Prompt
+from refusal_nn.scores import kl_divergence, refusal_score
+from refusal_nn.tracing import Completion, generate, next_token_logits, token_nll
+
+# Arms whose cached prefixes are held together, and rows of a unit, by device.
+ARMS_TOGETHER = 8
+UNIT_ROWS = {"cpu": 64, "cuda": 512, "mps": 128}
+
+Arms = Mapping[str, Intervention | None]
+
+
+class Job(NamedTuple):
+    arm: str
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How completions are made and read.
+
+    refusal_tokens: of the refusal score. nll_limit: nats per token above which the clean model
+    holds a text for word salad; None: not looked at. keep_text: rows keep completion and evidence.
+    """
+
+    model: TracedModel
+    refusal_tokens: Sequence[int]
+    max_new_tokens: int = 100
+    nll_limit: float | None = None
+    keep_text: bool = False
+
+    def rows(
+        self,
+        arms: Arms,
+        jobs: Sequence[Job],
+        journal: Journal,
+        on_tokens: Callable[[int], object] = lambda tokens: None,
+    ) -> Rows:
+        """A row per job, in the order of `jobs`; units in the journal are not run again."""
+        found: dict[tuple[str, str], dict[str, object]] = {}
+        for unit in units(arms, jobs, UNIT_ROWS.get(self.model.device.type, 64)):
+            name = _name(unit)
+            if name not in journal.done:
+                journal.add(name, self._unit(arms, unit, on_tokens))
+            else:
+                on_tokens(self.max_new_tokens * len(unit))
+            found |= {(row["arm"], row["id"]): row for row in journal.done[name]}
+        return [found[job.arm, job.prompt.id] for job in jobs]
+
+    def _unit(
+        self, arms: Arms, unit: Sequence[Job], on_tokens: Callable[[int], object]
+    ) -> Iterator[dict[str, object]]:
+        names = list(dict.fromkeys(job.arm for job in unit))
+        intervention = arms[names[0]] if len(names) == 1 else stacked([arms[n] for n in names])
+        sets = [names.index(job.arm) for job in unit] if len(names) > 1 else None
+        texts = [job.prompt.prompt for job in unit]
+        logits = next_token_logits(self.model, texts, intervention, sets=sets)
+        scores = refusal_score(logits, self.refusal_tokens).tolist()
+        completions = generate(
+            self.model, texts, intervention, sets=sets, max_new_tokens=self.max_new_tokens
+        )
+        on_tokens(self.max_new_tokens * len(unit))
+        nll = self._nll(unit, completions)
+        for i, job in enumerate(unit):
+            yield self._row(job, completions[i], scores[i], nll.get(i))
+
+    def _nll(self, unit: Sequence[Job], completions: Sequence[Completion]) -> dict[int, float]:
+        """Mean nats per token of those not seen to refuse or break down by their words alone."""
+        asked = [
+            i
+            for i, (job, done) in enumerate(zip(unit, completions, strict=True))
+            if judge(job.prompt.prompt, done.text).label not in ("refusal", "degenerate")
+        ]
+        if not asked:
+            return {}
+        values = token_nll(
+            self.model,
+            [unit[i].prompt.prompt for i in asked],
+            [completions[i].ids for i in asked],
+        )
+        return {i: float(v.double().mean()) for i, v in zip(asked, values, strict=True)}
+
+    def _row(
+        self, job: Job, done: Completion, score: float, nll: float | None
+    ) -> dict[str, object]:
+        limit = self.nll_limit
+        found = judge(
+            job.prompt.prompt, done.text, nll=None if limit is None else nll, nll_limit=limit
+        )
+        row = {
+            "arm": job.arm,
+            "id": job.prompt.id,
+            "class": job.prompt.label,
+            "label": found.label,
+            "compliance": found.compliance,
+            "coherence": found.coherence,
+            "refusal_score": score,
+            "nll": nll,
+            "tokens": len(done.ids),
+            "finished": done.finished,
+            "sha256": hashlib.sha256(done.text.encode()).hexdigest(),
+        }
+        return row | ({"text": done.text, "evidence": found.evidence} if self.keep_text else {})
+
+
+def units(arms: Arms, jobs: Sequence[Job], rows: int) -> Iterator[list[Job]]:
+    """Jobs in units of at most `rows`, of arms that one trace can hold, like lengths together."""
+    by_arm: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_arm.setdefault(job.arm, []).append(job)
+    for pack in _packs(arms, list(by_arm)):
+        together = [job for name in pack for job in by_arm[name]]
+        together.sort(key=lambda job: len(job.prompt.prompt))
+        for i in range(0, len(together), rows):
+            yield together[i : i + rows]
+
+
+def _packs(arms: Arms, names: Sequence[str]) -> Iterator[list[str]]:
+    pack: list[str] = []
+    for name in names:
+        new = [*pack, name]
+        fits = len(new) <= ARMS_TOGETHER and None not in (arms[n] for n in new)
+        if pack and not (fits and stacked([arms[n] for n in new])):
+            yield pack
+            new = [name]
+        pack = new
+    if pack:
+        yield pack
+
+
+def _name(unit: Sequence[Job]) -> str:
+    return hashlib.sha256(repr([(j.arm, j.prompt.id) for j in unit]).encode()).hexdigest()[:16]
+
+
+class Effects(NamedTuple):
+    """What an intervention does to next-token logits: a row per arm, a column per prompt."""
+
+    refusal: torch.Tensor
+    kl: torch.Tensor
+
+
+def effects(
+    model: TracedModel,
+    interventions: Sequence[Intervention],
+    prompts: Sequence[str],
+    refusal_tokens: Sequence[int],
+    clean: torch.Tensor,
+) -> Effects:
+    """Refusal scores and KL from the clean model of interventions that one trace can hold.
+
+    clean: (prompt, vocab), the clean model's logits. Both results (intervention, prompt) float64.
+    """
+    together = stacked(interventions)
+    if together is None:
+        raise ValueError("these interventions differ in more than their vectors")
+    sets = [i for i in range(len(interventions)) for _ in prompts]
+    logits = next_token_logits(model, list(prompts) * len(interventions), together, sets=sets)
+    logits = logits.reshape(len(interventions), len(prompts), -1)
+    return Effects(
+        refusal_score(logits, refusal_tokens),
+        torch.stack([kl_divergence(clean, rows) for rows in logits]),
+    )

@@ -1,0 +1,115 @@
+"""From prompts to candidate directions and their scores: what is refused, what direction that has
+at each layer and position, and what the direction does to the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from refusal_nn.directions import select_candidate
+from refusal_nn.estimates import wilson
+from refusal_nn.interventions import ActivationAddition, DirectionalAblation
+from refusal_nn.models import MODELS, REFUSAL_WORDS, TracedModel
+from refusal_nn.prompts import LABELS, Prompt
+from refusal_nn.rollouts import effects
+from refusal_nn.scores import refusal_score, refusal_tokens
+from refusal_nn.tracing import capture, next_token_logits
+
+Row = dict[str, object]
+
+
+def tokens_of_refusal(model: TracedModel) -> list[int]:
+    """Ids of the first tokens of this model's refusals: its row in MODELS, or the usual words."""
+    words = MODELS[model.name].refusal_words if model.name in MODELS else REFUSAL_WORDS
+    return refusal_tokens(model.lm.tokenizer, words)
+
+
+def filter_by_refusal(
+    model: TracedModel, prompts: Sequence[Prompt], tokens: Sequence[int], most: int | None = None
+) -> tuple[dict[str, list[Prompt]], list[Row]]:
+    """Harmful prompts with a refusal score above 0 and harmless ones below, by class (Arditi et al.
+    2024), and a row of counts per class. most: per class, evenly over the order given."""
+    scores = refusal_score(next_token_logits(model, [p.prompt for p in prompts]), tokens)
+    refused = {p.id: s > 0 for p, s in zip(prompts, scores.tolist(), strict=True)}
+    kept, counts = {}, []
+    for label in LABELS:
+        asked = [p for p in prompts if p.label == label]
+        wanted = [p for p in asked if refused[p.id] == (label == "harmful")]
+        # In order of id, which is by category: every so many, so that all have their share.
+        step = max(len(wanted) // most, 1) if most else 1
+        kept[label] = wanted[::step][:most]
+        count = {"class": label, "n": len(asked), "used": len(kept[label])}
+        if asked:
+            rate = wilson(sum(refused[p.id] for p in asked), len(asked))
+            count |= {"refused": rate.value, "low": rate.low, "high": rate.high}
+        counts.append(count)
+    return kept, counts
+
+
+def fit_directions(model: TracedModel, prompts: Mapping[str, Sequence[Prompt]]) -> Tensor:
+    """Raw differences in means at every post-instruction position, (layer, pos, d_model) float32;
+    the first position first, so that [:, -1] is at pos -1."""
+    texts = {label: [p.prompt for p in prompts[label]] for label in LABELS}
+    groups = [label for label in LABELS for _ in texts[label]]
+    means = capture(model, [t for label in LABELS for t in texts[label]], groups=groups).means
+    return (means["harmful"] - means["harmless"]).float()
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores directions by next-token logits alone, on prompts that the clean model refuses or
+    answers."""
+
+    model: TracedModel
+    tokens: Sequence[int]
+    texts: Mapping[str, Sequence[str]]
+    clean: Mapping[str, Tensor]
+
+    @classmethod
+    def on(
+        cls, model: TracedModel, prompts: Mapping[str, Sequence[Prompt]], tokens: Sequence[int]
+    ) -> Scorer:
+        texts = {label: [p.prompt for p in of] for label, of in prompts.items()}
+        clean = {label: next_token_logits(model, of) for label, of in texts.items()}
+        return cls(model, tokens, texts, clean)
+
+    def rows(self, layer: int, vectors: Tensor) -> Iterator[Row]:
+        """A row per vector of `vectors` (pos, d_model): ablated everywhere, and added after `layer`
+        at coeff 1.
+
+        A vector of length 0 has no direction: its ablation does nothing, and `norm` says so.
+        """
+        vectors = vectors.to(self.model.device)
+        units = torch.nn.functional.normalize(vectors, dim=1)
+        ablations = [DirectionalAblation(u[None]) for u in units]
+        additions = [ActivationAddition(v, layer) for v in vectors]
+        ablated = self._effects(ablations, "harmful").refusal.mean(1)
+        kl = self._effects(ablations, "harmless").kl.mean(1)
+        added = self._effects(additions, "harmless").refusal.mean(1)
+        for i, pos in enumerate(range(-len(vectors), 0)):
+            yield {
+                "layer": layer,
+                "pos": pos,
+                "token": self.model.template.token(pos),
+                "ablated": float(ablated[i]),
+                "added": float(added[i]),
+                "kl": float(kl[i]),
+                "norm": float(vectors[i].norm()),
+                **{f"n_{label}": len(self.texts[label]) for label in LABELS},
+            }
+
+    def _effects(self, interventions: Sequence[object], label: str) -> object:
+        return effects(self.model, interventions, self.texts[label], self.tokens, self.clean[label])
+
+
+def choose(rows: Sequence[Row], n_layers: int) -> Row | None:
+    """select_candidate on rows in our own numbering.
+
+    The rule counts blocks by what enters them: resid_pre of block l is our layer l - 1.
+    """
+    usable = [row | {"layer": row["layer"] + 1} for row in rows if row["norm"] > 0]
+    chosen = select_candidate(usable, n_layers)
+    return chosen and {**chosen, "layer": chosen["layer"] - 1}
