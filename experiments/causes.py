@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from refusal_nn.rollouts import Rollout
 
 Row = dict[str, object]
+ORIGIN = ("model", "revision", "dtype", "device", "seed", "template_sha256")
 
 
 def options(p: argparse.ArgumentParser) -> None:
@@ -41,14 +42,15 @@ def _layers(text: str) -> str:
 
 
 def layers(text: str, model: TracedModel) -> list[int]:
-    """Layers named on the command line. Raises InputError for those that the model lacks."""
+    """Layers named on the command line, none for none. Raises InputError for those that the model
+    lacks."""
     from refusal_nn.errors import InputError
 
     chosen = []
-    for part in text.split(","):
+    for part in text.split(",") if text else []:
         first, _, last = part.partition("-")
         chosen += range(int(first), int(last or first) + 1)
-    if max(chosen) >= model.n_layers:
+    if max(chosen, default=0) >= model.n_layers:
         raise InputError(f"LAYERS={text}: {model.name} has layers 0 to {model.n_layers - 1}")
     return sorted(set(chosen))
 
@@ -132,3 +134,39 @@ def finished(args: argparse.Namespace, name: str) -> Path:
     done.require_finished()
     done.verify()
     return done.folder
+
+
+def scary() -> list[Prompt]:
+    """Safe prompts that sound dangerous: does ablation, or the model itself, take them for
+    harmful?"""
+    from refusal_nn import prompts
+
+    return prompts.read_class(prompts.SCARY, "harmless")
+
+
+def scary_hash() -> str:
+    import hashlib
+
+    from refusal_nn import prompts
+
+    return hashlib.sha256(prompts.SCARY.read_bytes()).hexdigest()
+
+
+def first_position(args: argparse.Namespace) -> int:
+    """The position whose directions layers are compared by: the first of POSITIONS."""
+    return -1 if args.positions == "all" else int(args.positions.split(",")[0])
+
+
+def main(
+    name: str, description: str, settings: Callable[[argparse.Namespace], Row], **steps: cli.Step
+) -> Callable[[], None]:
+    """An experiment's main function: the causal options, and one of its steps."""
+
+    def run() -> None:
+        p = cli.parser(name, description)
+        options(p)
+        cli.finished_options(p)
+        args = p.parse_args()
+        cli.dispatch(args, name, settings(args), **steps)
+
+    return run

@@ -108,13 +108,5 @@ def show(args: argparse.Namespace) -> None:
     printed_causes.show_select(causes.finished(args, NAME), cli.figures_folder(args))
 
 
-def main() -> None:
-    p = cli.parser(NAME, __doc__)
-    causes.options(p)
-    cli.finished_options(p)
-    args = p.parse_args()
-    cli.dispatch(args, NAME, settings(args), compute=compute, draw=draw, show=show)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show))

@@ -72,6 +72,11 @@ def _read(name: str, label: str | None) -> list[Prompt]:
     return [_prompt(row, of, path, line) for path, of in files for line, row in read_rows(path)]
 
 
+def read_class(path: Path, label: str) -> list[Prompt]:
+    """All prompts of one file as of one class. Raises InputError."""
+    return _with_unique_ids(_read(str(path), label))
+
+
 def _prompt(row: Mapping[str, object], label: str | None, path: Path, line: int) -> Prompt:
     where = f"{path}:{line}"
     column = next((name for name in TEXT_COLUMNS if name in row), None)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from refusal_nn.interventions import Intervention, stacked
@@ -24,6 +25,9 @@ from refusal_nn.tracing import Completion, generate, next_token_logits, token_nl
 # Arms whose cached prefixes are held together, and rows of a unit, by device.
 ARMS_TOGETHER = 8
 UNIT_ROWS = {"cpu": 64, "cuda": 512, "mps": 128}
+# Nats per token. Coherent texts under ablation were seen up to 0.7 above the clean model's own
+# (SmolLM2, Qwen2.5-Coder-0.5B), word salad 3 and more: LOG.md.
+MARGIN = 1.5
 
 Arms = Mapping[str, Intervention | None]
 
@@ -126,14 +130,15 @@ def units(arms: Arms, jobs: Sequence[Job], rows: int) -> Iterator[list[Job]]:
     by_arm: dict[str, list[Job]] = {}
     for job in jobs:
         by_arm.setdefault(job.arm, []).append(job)
-    for pack in _packs(arms, list(by_arm)):
+    for pack in packs(arms, list(by_arm)):
         together = [job for name in pack for job in by_arm[name]]
         together.sort(key=lambda job: len(job.prompt.prompt))
         for i in range(0, len(together), rows):
             yield together[i : i + rows]
 
 
-def _packs(arms: Arms, names: Sequence[str]) -> Iterator[list[str]]:
+def packs(arms: Arms, names: Sequence[str]) -> Iterator[list[str]]:
+    """Names of arms that one trace can hold, in order."""
     pack: list[str] = []
     for name in names:
         new = [*pack, name]
@@ -148,6 +153,12 @@ def _packs(arms: Arms, names: Sequence[str]) -> Iterator[list[str]]:
 
 def _name(unit: Sequence[Job]) -> str:
     return hashlib.sha256(repr([(j.arm, j.prompt.id) for j in unit]).encode()).hexdigest()[:16]
+
+
+def nll_limit(own: Sequence[float]) -> float:
+    """Nats per token above which a text is salad to the clean model: its own texts' 95th percentile
+    and MARGIN more."""
+    return (float(np.quantile(own, 0.95)) if len(own) else 0.0) + MARGIN
 
 
 class Effects(NamedTuple):

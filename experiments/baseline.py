@@ -1,0 +1,79 @@
+"""What does the untouched model do? Completions of harmful, harmless and safe-but-scary prompts,
+judged: what every causal experiment is compared with."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from experiments import causes, cli
+
+if TYPE_CHECKING:
+    from refusal_nn.prompts import Prompt
+
+NAME = "baseline"
+CLEAN = "clean"
+
+
+def settings(args: argparse.Namespace) -> cli.Settings:
+    return causes.settings(args, "tokens", "keep_text") | {"scary": causes.scary_hash()}
+
+
+def sets(args: argparse.Namespace) -> dict[str, list[Prompt]]:
+    """The prompts asked, by set; fit is left out: directions are made of it."""
+    parts = causes.parts(args)
+    return {
+        f"{split}.{label}": causes.of_class(parts[split], label)
+        for split in ("val", "test")
+        for label in ("harmful", "harmless")
+    } | {"scary": causes.scary()}
+
+
+def compute(args: argparse.Namespace) -> None:
+    from experiments import console
+    from refusal_nn.rollouts import Job, Rollout
+    from refusal_nn.selection import tokens_of_refusal
+
+    asked = sets(args)
+    with cli.stage(args, NAME).run(settings(args)) as run:
+        model = causes.load(args)
+        rollout = Rollout(model, tokens_of_refusal(model), args.tokens, keep_text=args.keep_text)
+        jobs = [Job(CLEAN, prompt) for prompts in asked.values() for prompt in prompts]
+        with causes.progress(NAME, len(jobs) * args.tokens) as on_tokens:
+            rows = rollout.rows({CLEAN: None}, jobs, run.journal(), on_tokens)
+        named = [name for name, prompts in asked.items() for _ in prompts]
+        causes.write_rows(
+            run.folder, [{"set": n} | row for n, row in zip(named, rows, strict=True)], rollout
+        )
+        run.finish({"model": args.model, **summary(named, rows)}, causes.origin(args, model))
+    console.say(f"wrote {run.folder}")
+
+
+def summary(named: Sequence[str], rows: Sequence[Mapping[str, object]]) -> causes.Row:
+    """Refusal rate of each set, how two judges agree, and what NLL the model's own texts have."""
+    from refusal_nn import causal
+    from refusal_nn.rollouts import nll_limit
+
+    by_set: dict[str, list[Mapping[str, object]]] = {}
+    for name, row in zip(named, rows, strict=True):
+        by_set.setdefault(name, []).append(row)
+    return {
+        "refusal": {name: causal.refusal_rates(of) for name, of in by_set.items()},
+        "judges_kappa": causal.agreement(rows),
+        "nll_limit": nll_limit([row["nll"] for row in rows if row["nll"] is not None]),
+    }
+
+
+def show(args: argparse.Namespace) -> None:
+    from experiments import printed_causes
+
+    printed_causes.show_baseline(causes.finished(args, NAME))
+
+
+def draw(args: argparse.Namespace) -> None:
+    """No figure of its own: what it found is in the others'."""
+
+
+if __name__ == "__main__":
+    cli.run(causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show))

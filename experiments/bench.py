@@ -1,0 +1,163 @@
+"""A causal stage at work: what the stages before it found, the model, its arms and their rows."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from safetensors import safe_open
+
+from experiments import baseline, capture, causes, cli, select
+from refusal_nn import controls, files, rollouts
+from refusal_nn.captured import read_capture
+from refusal_nn.interventions import DirectionalAblation, Intervention
+from refusal_nn.journal import Journal
+from refusal_nn.models import TracedModel
+from refusal_nn.prompts import Prompt
+from refusal_nn.runs import Run
+from refusal_nn.selection import tokens_of_refusal
+from refusal_nn.tracing import next_token_logits
+
+# Fewer prompts refused at baseline than these leave nothing to compare layers on.
+LEAST_REFUSED = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """What select, baseline and capture found.
+
+    directions: (layer, pos, d_model), raw. baseline: judged completions of the clean model, by set
+    of prompts. reasons: why nothing can be tested, in words.
+    """
+
+    parts: dict[str, list[Prompt]]
+    chosen: dict[str, object] | None
+    directions: torch.Tensor | None
+    baseline: dict[str, list[causes.Row]]
+    nll_limit: float
+    reasons: list[str]
+    origin: dict[str, object]
+
+    def refused(self, split: str) -> list[Prompt]:
+        """Harmful prompts of a split that the clean model refuses, by the rule judge."""
+        refused = {r["id"] for r in self.baseline[f"{split}.harmful"] if r["label"] == "refusal"}
+        return [p for p in self.parts[split] if p.id in refused]
+
+
+def found_before(args: argparse.Namespace) -> Found:
+    """The finished stages that this one stands on, computed first where they are missing."""
+    chose = cli.up_to_date(args, select.NAME, select.settings(args), select.compute)
+    asked = cli.up_to_date(args, baseline.NAME, baseline.settings(args), baseline.compute)
+    about, own = files.read_json(chose.summary), files.read_json(asked.summary)
+    rows: dict[str, list[causes.Row]] = {name: [] for name in own["refusal"]}
+    for row in files.read_jsonl(asked.artefact("completions.jsonl")):
+        rows[row["set"]].append(row)
+    directions = None
+    if about["verdict"] is None:
+        with safe_open(chose.artefact("directions.safetensors"), "pt") as file:
+            directions = file.get_tensor("directions")
+    origin = files.read_json(chose.folder / "manifest.json")
+    origin = {k: v for k, v in origin.items() if k in causes.ORIGIN}
+    found = Found(
+        causes.parts(args), about["chosen"], directions, rows, own["nll_limit"], [], origin
+    )
+    found.reasons.extend([*about["reasons"], *_too_few(found)])
+    return found
+
+
+def _too_few(found: Found) -> list[str]:
+    counts = {split: len(found.refused(split)) for split in ("val", "test")}
+    return [
+        f"{count} harmful prompts refused at baseline in {split}, of "
+        f"{len(found.baseline[f'{split}.harmful'])} asked: fewer than {LEAST_REFUSED}"
+        for split, count in counts.items()
+        if count < LEAST_REFUSED
+    ]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The loaded model and how arms run on it; every row goes through the stage's journal."""
+
+    args: argparse.Namespace
+    found: Found
+    rollout: rollouts.Rollout
+    journal: Journal
+    clean: dict[tuple[str, ...], torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, found: Found, run: Run) -> Bench:
+        model = causes.load(args)
+        rollout = rollouts.Rollout(
+            model, tokens_of_refusal(model), args.tokens, found.nll_limit, args.keep_text
+        )
+        return cls(args, found, rollout, run.journal())
+
+    @property
+    def model(self) -> TracedModel:
+        return self.rollout.model
+
+    def has_direction(self, layer: int, pos: int) -> bool:
+        """A layer at which all prompts have one state, such as an embedding, has none."""
+        return bool(self.found.directions[layer, pos].norm() > 0)
+
+    def vector(self, layer: int, pos: int) -> torch.Tensor:
+        """Raw difference in means, (d_model,), on the model's device."""
+        return self.found.directions[layer, pos].to(self.model.device)
+
+    def ablation(
+        self, layer: int, pos: int, at: Sequence[int] | None = None
+    ) -> DirectionalAblation:
+        """Ablate the direction of one place everywhere, or in the stream after the layers `at`."""
+        return self._ablation(self.vector(layer, pos), at)
+
+    def _ablation(self, vector: torch.Tensor, at: Sequence[int] | None) -> DirectionalAblation:
+        unit = (vector / vector.norm())[None]
+        return DirectionalAblation(unit, self.args.alpha, None if at is None else tuple(at))
+
+    def random_vectors(self, layer: int, count: int) -> torch.Tensor:
+        """Unit directions (count, d_model) drawn from the covariance of harmless prompts at one
+        layer."""
+        captured = cli.up_to_date(
+            self.args, capture.NAME, cli.capture_settings(self.args), capture.compute
+        )
+        harmless = read_capture(captured.folder).classes("fit", causes.first_position(self.args))
+        drawn = controls.random_directions(harmless.harmless[layer], count, self.args.seed + layer)
+        return torch.tensor(drawn, dtype=torch.float32, device=self.model.device)
+
+    def controls(
+        self, layer: int, count: int, at: Sequence[int] | None = None
+    ) -> dict[str, Intervention]:
+        """The ablation's matched controls: random directions at the same sites."""
+        where = "" if at is None else f" at {','.join(map(str, at))}"
+        return {
+            f"random {i} of layer {layer}{where}": self._ablation(vector, at)
+            for i, vector in enumerate(self.random_vectors(layer, count))
+        }
+
+    def roll(
+        self, arms: rollouts.Arms, asked: Mapping[str, Sequence[Prompt]], what: str
+    ) -> list[causes.Row]:
+        """Judged completions of each arm's own prompts, arm by arm."""
+        jobs = [rollouts.Job(name, prompt) for name in arms for prompt in asked[name]]
+        with causes.progress(what, len(jobs) * self.args.tokens) as on_tokens:
+            return self.rollout.rows(arms, jobs, self.journal, on_tokens)
+
+    def kl(self, arms: rollouts.Arms, prompts: Sequence[Prompt]) -> dict[str, float]:
+        """Mean KL of each arm from the clean model on the next token after these prompts, nats."""
+        texts = tuple(p.prompt for p in prompts)
+        if texts not in self.clean:
+            self.clean[texts] = next_token_logits(self.model, texts)
+        found = {}
+        for names in rollouts.packs(arms, list(arms)):
+            effects = rollouts.effects(
+                self.model,
+                [arms[name] for name in names],
+                texts,
+                self.rollout.refusal_tokens,
+                self.clean[texts],
+            )
+            found |= dict(zip(names, effects.kl.mean(1).tolist(), strict=True))
+        return found

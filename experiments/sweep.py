@@ -1,0 +1,129 @@
+"""What does ablating each layer's direction do? Compliance and coherence of real completions by
+layer on val; the best once more on test, beside random directions; and the verdict."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from experiments import causes, cli
+
+if TYPE_CHECKING:
+    from experiments.bench import Bench
+
+NAME = "sweep"
+OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "keep_text")
+BEST = "best"
+
+
+def settings(args: argparse.Namespace) -> cli.Settings:
+    return causes.settings(args, *OPTIONS) | {"scary": causes.scary_hash()}
+
+
+def compute(args: argparse.Namespace) -> None:
+    """Val by layer, the choice, test beside controls, refusal before and after, the verdict."""
+    from experiments import console
+    from experiments.bench import Bench, found_before
+    from refusal_nn import causal, files
+
+    found = found_before(args)
+    with cli.stage(args, NAME).run(settings(args)) as run:
+        summary = {"model": args.model, "alpha": args.alpha}
+        if found.reasons:
+            summary |= {"verdict": "UNTESTABLE", "reasons": found.reasons, "best": None}
+            run.finish(summary, found.origin)
+            return console.say(f"wrote {run.folder}: UNTESTABLE")
+        bench = Bench.of(args, found, run)
+        sweep, val_rows = _val(args, bench)
+        files.write_csv(run.folder / "sweep.csv", sweep)
+        best = causal.best_row(sweep)
+        rows = _test(args, bench, best)
+        summary |= {"best": dict(best), **_measured(bench, rows, best)}
+        causes.write_rows(run.folder, [*val_rows, *rows], bench.rollout)
+        run.finish(summary, found.origin)
+    console.say(f"wrote {run.folder} (best layer {best['layer']}: {summary['verdict']})")
+
+
+def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list[causes.Row]]:
+    """A row per direction: each layer's at the first position, and the one that select chose."""
+    from refusal_nn import causal
+
+    pos = causes.first_position(args)
+    wanted = causes.layers(args.layers, bench.model) or range(bench.model.n_layers)
+    places = [(layer, pos) for layer in wanted if bench.has_direction(layer, pos)]
+    if bench.found.chosen:
+        place = (bench.found.chosen["layer"], bench.found.chosen["pos"])
+        places = list(dict.fromkeys([*places, place]))
+    arms = {f"layer {layer} pos {p}": bench.ablation(layer, p) for layer, p in places}
+    asked = {name: bench.found.refused("val")[: args.val] for name in arms}
+    rows = bench.roll(arms, asked, "val by layer")
+    kl = bench.kl(arms, causes.of_class(bench.found.parts["val"], "harmless")[: args.val])
+    table = [
+        {"layer": layer, "pos": p, "token": bench.model.template.token(p), "alpha": args.alpha}
+        | causal.summarise([row for row in rows if row["arm"] == name])
+        | {"kl": kl[name]}
+        for name, (layer, p) in zip(arms, places, strict=True)
+    ]
+    return table, [{"split": "val", **row} for row in rows]
+
+
+def _test(args: argparse.Namespace, bench: Bench, best: Mapping[str, object]) -> list[causes.Row]:
+    """The best direction on all test and scary prompts; random ones on what was refused."""
+    place = best["layer"], best["pos"]
+    arms = {BEST: bench.ablation(*place), **bench.controls(best["layer"], args.controls)}
+    asked = {name: bench.found.refused("test") for name in arms}
+    asked[BEST] = [*bench.found.parts["test"], *causes.scary()]
+    return [{"split": "test", **row} for row in bench.roll(arms, asked, "test")]
+
+
+def _measured(bench: Bench, rows: Sequence[causes.Row], best: Mapping[str, object]) -> causes.Row:
+    """Verdict and numbers on test, and refusals of each set of prompts before and after."""
+    from refusal_nn import causal
+
+    harmless = causes.of_class(bench.found.parts["test"], "harmless")
+    kl = bench.kl({BEST: bench.ablation(best["layer"], best["pos"])}, harmless)[BEST]
+    by_arm: dict[str, list[causes.Row]] = {}
+    for row in rows:
+        by_arm.setdefault(row["arm"], []).append(row)
+    after = {row["id"]: row for row in by_arm.pop(BEST)}
+    before = {
+        name: bench.found.baseline[name] for name in ("test.harmful", "test.harmless", "scary")
+    }
+    mine = {name: [after[row["id"]] for row in of] for name, of in before.items()}
+    verdict, numbers = causal.single_direction(
+        before["test.harmful"], mine["test.harmful"], list(by_arm.values()), kl
+    )
+    return {
+        "verdict": verdict.verdict,
+        "reasons": verdict.reasons,
+        "version": verdict.version,
+        "test": numbers,
+        "refusal_before": {name: causal.refusal_rates(of) for name, of in before.items()},
+        "refusal_after": {name: causal.refusal_rates(of) for name, of in mine.items()},
+    }
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Compliance, coherence, KL and cross-fitted d over layers, in one look."""
+    from refusal_nn import causal_figures, figures, files
+
+    done, folder = cli.stage(args, NAME), cli.figures_folder(args)
+    about = files.read_json(done.summary)
+    if about["best"]:
+        separation = cli.stage(args, "validate").artefact("validation_results.csv")
+        figure = causal_figures.sweep(
+            files.read_csv(done.artefact("sweep.csv")), files.read_csv(separation), about
+        )
+        figures.save(figure, folder / "sweep.png")
+    files.write_json(folder / f"{NAME}.json", {"from": str(done.folder)})
+
+
+def show(args: argparse.Namespace) -> None:
+    from experiments import printed_causes
+
+    printed_causes.show_sweep(causes.finished(args, NAME), cli.figures_folder(args))
+
+
+if __name__ == "__main__":
+    cli.run(causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show))
