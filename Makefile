@@ -16,7 +16,14 @@ RESULTS ?= results
 FIGURES ?= $(if $(filter results,$(RESULTS)),figures,$(RESULTS)/figures)
 PERMUTATIONS ?= 1000
 DIRECTIONS ?=
-OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS
+VAL ?= 32
+TOKENS ?= 100
+ALPHA ?= 1
+LAYERS ?=
+CONTROLS ?= 20
+KEEP_TEXT ?=
+OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
+                VAL TOKENS ALPHA LAYERS CONTROLS KEEP_TEXT
 # A dollar in a value given on the command line is a dollar, not an expression for make.
 $(foreach v,$(filter-out FIGURES,$(OPTION_NAMES)),$(eval override $(v) := $$(value $(v))))
 export $(OPTION_NAMES)
@@ -25,7 +32,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: help install capture validate similarity show test lint clean FORCE
+.PHONY: help install all capture validate similarity select baseline sweep causal behaviour show test lint clean FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -43,17 +50,28 @@ OPTIONS = --model="$$MODEL" --n="$$N" --seed="$$SEED" --dtype="$$DTYPE" --device
           --prompts="$$PROMPTS" --positions="$$POSITIONS" --results="$$RESULTS" --figures="$$FIGURES"
 VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIONS"
 SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
+CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers="$$LAYERS" --controls="$$CONTROLS" \
+         $(if $(KEEP_TEXT),--keep-text)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
-ON_MODEL := experiments/capture.py $(call code,batching captured checks embedded interventions loading models \
-            prompt_files prompts sources splits templates tiny tracing)
+ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
+            models prompt_files prompts sources splits templates tiny tracing)
+ON_COMPLETIONS := experiments/causes.py $(ON_MODEL) $(call code,agreement causal estimates judge_phrases judges rollouts \
+                  scores selection)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
 
 help:
+	@echo "make all          every stage in turn: validate, select, sweep, causal, behaviour"
 	@echo "make validate     Experiment 0: which layers separate harmful from harmless prompts, on held-out prompts"
 	@echo "make similarity   cosine of the directions of all layers (part of validate);"
 	@echo "                  DIRECTIONS=file.safetensors reads published ones instead of a model"
 	@echo "make capture      only the activations that both read"
+	@echo "make select       which direction (layer, position) bypasses refusal at little KL: logits alone, on val prompts"
+	@echo "make sweep        compliance and coherence of completions by ablated layer; the best on test beside random"
+	@echo "                  directions; the verdict: is one direction enough?"
+	@echo "make causal       the direction ablated or added at given layers only (LAYERS=9,15,18), beside controls"
+	@echo "make behaviour    does a prompt's projection predict its refusal and its severity?"
+	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
 	@echo "make show         print the tables of a finished run again"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
 	@echo
@@ -62,9 +80,14 @@ help:
 	@echo "N=320 SEED=0      prompts per class, seed          DTYPE=auto DEVICE=auto   how to compute"
 	@echo "PROMPTS=          one labelled file, harmful=FILE,harmless=FILE, jbb, xstest, harmful_behaviors,harmless_alpaca"
 	@echo "POSITIONS=-1      -1,-2 or all (tokens after the instruction)      PERMUTATIONS=1000"
+	@echo "VAL=32            val prompts per class that layers are compared on      TOKENS=100   new tokens a completion"
+	@echo "ALPHA=1           ablation strength    LAYERS=8-20   only these layers   CONTROLS=20   random directions"
+	@echo "KEEP_TEXT=1       keep completions in results/<model>/<stage>/kept_text.jsonl, readable to you only"
 	@echo "RESULTS=results   root of the results; figures go to figures/, or to RESULTS/figures"
 	@echo
-	@echo "Cost: validate on smollm2 takes about 2 minutes on two cores and 2 GB; a stage says its tokens, minutes"
+	@echo "Cost: sweep makes a completion per layer, direction and prompt: minutes on a GPU, for 0.5B parameters an hour on"
+	@echo "two cores (LAYERS=, TOKENS=, CONTROLS=, N= make it shorter); it goes on where it was stopped."
+	@echo "Validate on smollm2 takes about 2 minutes on two cores and 2 GB; a stage says its tokens, minutes"
 	@echo "and GB before it starts. Documentation: README.md."
 
 install: $(INSTALLED)
@@ -98,6 +121,23 @@ $(PIC)/similarity.json: $(RUN)/similarity/summary.json refusal_nn/figures.py
 	@$(SIMILARITY) --draw
 	@$(SIMILARITY) --show
 
+# The causal stages are alike: settings, then rows, then figure and table.
+STAGES := select baseline sweep causal behaviour
+$(STAGES:%=$(RUN)/%/settings.json): $(RUN)/%/settings.json: FORCE | $(INSTALLED)
+	@$(PY) -m experiments.$* $(CAUSAL) --settings-only
+$(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(RUN)/select/summary.json $(RUN)/baseline/summary.json \
+    $(RUN)/capture/summary.json $(RUN)/validate/summary.json experiments/bench.py $(call code,controls verdicts)
+$(RUN)/behaviour/summary.json: $(RUN)/baseline/summary.json $(RUN)/capture/summary.json $(RUN)/validate/summary.json \
+    $(call code,behaviour)
+$(STAGES:%=$(RUN)/%/summary.json): $(RUN)/%/summary.json: $(RUN)/%/settings.json experiments/%.py $(ON_COMPLETIONS) | $(INSTALLED)
+	@$(PY) -m experiments.$* $(CAUSAL)
+$(STAGES:%=$(PIC)/%.json): $(PIC)/%.json: $(RUN)/%/summary.json $(call code,causal_figures figures)
+	@$(PY) -m experiments.$* $(CAUSAL) --draw
+	@$(PY) -m experiments.$* $(CAUSAL) --show
+
+all: validate $(STAGES)
+$(STAGES): %: $(PIC)/%.json
+	@echo "up to date: $(RUN)/$* and $(PIC)"
 capture: $(RUN)/capture/summary.json
 validate: $(PIC)/validate.json $(PIC)/similarity.json
 	@echo "up to date: $(RUN) and $(PIC); make show prints the tables again"
@@ -111,6 +151,8 @@ endif
 show: | $(INSTALLED)
 	@$(VALIDATE) --show
 	@$(SIMILARITY) --show
+	@for stage in $(STAGES); do if [ -e "$(RUN)/$$stage/summary.json" ]; then \
+	    $(PY) -m experiments.$$stage $(CAUSAL) --show || exit; fi; done
 
 test: $(INSTALLED)
 	$(PY) -m pytest

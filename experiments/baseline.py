@@ -72,8 +72,15 @@ def show(args: argparse.Namespace) -> None:
 
 
 def draw(args: argparse.Namespace) -> None:
-    """No figure of its own: what it found is in the others'."""
+    """No figure of its own, only the stamp that make looks at."""
+    from refusal_nn import files
 
+    done = cli.stage(args, NAME)
+    done.require_finished()
+    files.write_json(cli.figures_folder(args) / f"{NAME}.json", {"from": str(done.folder)})
+
+
+main = causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show)
 
 if __name__ == "__main__":
-    cli.run(causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show))
+    cli.run(main)

@@ -42,8 +42,15 @@ class Found:
 
     def refused(self, split: str) -> list[Prompt]:
         """Harmful prompts of a split that the clean model refuses, by the rule judge."""
-        refused = {r["id"] for r in self.baseline[f"{split}.harmful"] if r["label"] == "refusal"}
-        return [p for p in self.parts[split] if p.id in refused]
+        return self._labelled(f"{split}.harmful", "refusal")
+
+    def answered(self, split: str) -> list[Prompt]:
+        """Harmless prompts of a split that the clean model answers."""
+        return self._labelled(f"{split}.harmless", "compliance")
+
+    def _labelled(self, name: str, label: str) -> list[Prompt]:
+        ids = {row["id"] for row in self.baseline[name] if row["label"] == label}
+        return [p for p in self.parts[name.partition(".")[0]] if p.id in ids]
 
 
 def found_before(args: argparse.Namespace) -> Found:
@@ -129,13 +136,9 @@ class Bench:
 
     def controls(
         self, layer: int, count: int, at: Sequence[int] | None = None
-    ) -> dict[str, Intervention]:
+    ) -> list[Intervention]:
         """The ablation's matched controls: random directions at the same sites."""
-        where = "" if at is None else f" at {','.join(map(str, at))}"
-        return {
-            f"random {i} of layer {layer}{where}": self._ablation(vector, at)
-            for i, vector in enumerate(self.random_vectors(layer, count))
-        }
+        return [self._ablation(vector, at) for vector in self.random_vectors(layer, count)]
 
     def roll(
         self, arms: rollouts.Arms, asked: Mapping[str, Sequence[Prompt]], what: str

@@ -108,7 +108,9 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("of about"),
         Remaining(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.advance(task, done)
 

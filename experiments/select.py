@@ -108,5 +108,7 @@ def show(args: argparse.Namespace) -> None:
     printed_causes.show_select(causes.finished(args, NAME), cli.figures_folder(args))
 
 
+main = causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show)
+
 if __name__ == "__main__":
-    cli.run(causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show))
+    cli.run(main)

@@ -71,7 +71,8 @@ def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list
 def _test(args: argparse.Namespace, bench: Bench, best: Mapping[str, object]) -> list[causes.Row]:
     """The best direction on all test and scary prompts; random ones on what was refused."""
     place = best["layer"], best["pos"]
-    arms = {BEST: bench.ablation(*place), **bench.controls(best["layer"], args.controls)}
+    random = bench.controls(best["layer"], args.controls)
+    arms = {BEST: bench.ablation(*place), **{f"random {i}": arm for i, arm in enumerate(random)}}
     asked = {name: bench.found.refused("test") for name in arms}
     asked[BEST] = [*bench.found.parts["test"], *causes.scary()]
     return [{"split": "test", **row} for row in bench.roll(arms, asked, "test")]
@@ -125,5 +126,7 @@ def show(args: argparse.Namespace) -> None:
     printed_causes.show_sweep(causes.finished(args, NAME), cli.figures_folder(args))
 
 
+main = causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show)
+
 if __name__ == "__main__":
-    cli.run(causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show))
+    cli.run(main)

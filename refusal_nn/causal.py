@@ -43,10 +43,11 @@ def summarise(rows: Rows) -> Row:
         "n": len(rows),
         **rate([complied(row) for row in rows], "compliance"),
         **rate([row["coherence"] > 0 for row in rows], "coherence"),
+        **rate([row["label"] == "refusal" for row in rows], "refusal"),
         "mean_compliance": float(np.mean([row["compliance"] for row in rows])),
         "mean_coherence": float(np.mean([row["coherence"] for row in rows])),
         "refusal_score": float(np.mean([row["refusal_score"] for row in rows])),
-        **{label: sum(row["label"] == label for row in rows) for label in LABELS},
+        **{f"n_{label}": count for label, count in label_counts(rows).items()},
     }
 
 
