@@ -7,7 +7,9 @@ from refusal_nn.loading import load
 from refusal_nn.prompts import load_prompts
 from refusal_nn.tiny import TINY
 
-torch.set_num_threads(2)
+# Two threads wait for each other by spinning: beside any other job the suite would take many times
+# as long, and tiny models gain nothing from a second one.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", params=sorted(TINY))
