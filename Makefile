@@ -21,9 +21,10 @@ TOKENS ?= 100
 ALPHA ?= 1
 LAYERS ?=
 CONTROLS ?= 20
+JUDGE ?=
 KEEP_TEXT ?=
 OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
-                VAL TOKENS ALPHA LAYERS CONTROLS KEEP_TEXT
+                VAL TOKENS ALPHA LAYERS CONTROLS JUDGE KEEP_TEXT
 # A dollar in a value given on the command line is a dollar, not an expression for make.
 $(foreach v,$(filter-out FIGURES,$(OPTION_NAMES)),$(eval override $(v) := $$(value $(v))))
 export $(OPTION_NAMES)
@@ -51,12 +52,12 @@ OPTIONS = --model="$$MODEL" --n="$$N" --seed="$$SEED" --dtype="$$DTYPE" --device
 VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIONS"
 SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
 CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers="$$LAYERS" --controls="$$CONTROLS" \
-         $(if $(KEEP_TEXT),--keep-text)
+         --judge="$$JUDGE" $(if $(KEEP_TEXT),--keep-text)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
             models prompt_files prompts sources splits templates tiny tracing)
-ON_COMPLETIONS := experiments/causes.py $(ON_MODEL) $(call code,agreement causal estimates judge_phrases judges rollouts \
+ON_COMPLETIONS := experiments/causes.py $(ON_MODEL) $(call code,agreement causal estimates judge_models judge_phrases judges rollouts \
                   scores selection)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
 
@@ -82,6 +83,7 @@ help:
 	@echo "POSITIONS=-1      -1,-2 or all (tokens after the instruction)      PERMUTATIONS=1000"
 	@echo "VAL=32            val prompts per class that layers are compared on      TOKENS=100   new tokens a completion"
 	@echo "ALPHA=1           ablation strength    LAYERS=8-20   only these layers   CONTROLS=20   random directions"
+	@echo "JUDGE=            a judge model beside the rules and the logits: a Hub id, folder, .gguf, or classifier:ID"
 	@echo "KEEP_TEXT=1       keep completions in results/<model>/<stage>/kept_text.jsonl, readable to you only"
 	@echo "RESULTS=results   root of the results; figures go to figures/, or to RESULTS/figures"
 	@echo

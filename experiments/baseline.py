@@ -17,7 +17,7 @@ CLEAN = "clean"
 
 
 def settings(args: argparse.Namespace) -> cli.Settings:
-    return causes.settings(args, "tokens", "keep_text") | {"scary": causes.scary_hash()}
+    return causes.settings(args, "tokens", "judge", "keep_text") | {"scary": causes.scary_hash()}
 
 
 def sets(args: argparse.Namespace) -> dict[str, list[Prompt]]:
@@ -32,15 +32,15 @@ def sets(args: argparse.Namespace) -> dict[str, list[Prompt]]:
 
 def compute(args: argparse.Namespace) -> None:
     from experiments import console
-    from refusal_nn.rollouts import Job, Rollout
-    from refusal_nn.selection import tokens_of_refusal
+    from refusal_nn.rollouts import Job
 
     asked = sets(args)
     with cli.stage(args, NAME).run(settings(args)) as run:
         model = causes.load(args)
-        rollout = Rollout(model, tokens_of_refusal(model), args.tokens, keep_text=args.keep_text)
+        rollout = causes.rollout(args, model)
         jobs = [Job(CLEAN, prompt) for prompts in asked.values() for prompt in prompts]
-        with causes.progress(NAME, len(jobs) * args.tokens) as on_tokens:
+        per_second = causes.speed(model, [job.prompt for job in jobs])
+        with causes.completing(NAME, len(jobs), args.tokens, per_second) as on_tokens:
             rows = rollout.rows({CLEAN: None}, jobs, run.journal(), on_tokens)
         named = [name for name, prompts in asked.items() for _ in prompts]
         causes.write_rows(
@@ -61,6 +61,7 @@ def summary(named: Sequence[str], rows: Sequence[Mapping[str, object]]) -> cause
     return {
         "refusal": {name: causal.refusal_rates(of) for name, of in by_set.items()},
         "judges_kappa": causal.agreement(rows),
+        "model_judge_kappa": causal.model_agreement(rows),
         "nll_limit": nll_limit([row["nll"] for row in rows if row["nll"] is not None]),
     }
 

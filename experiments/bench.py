@@ -17,7 +17,6 @@ from refusal_nn.journal import Journal
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import Prompt
 from refusal_nn.runs import Run
-from refusal_nn.selection import tokens_of_refusal
 from refusal_nn.tracing import next_token_logits
 
 # Fewer prompts refused at baseline than these leave nothing to compare layers on.
@@ -92,15 +91,14 @@ class Bench:
     found: Found
     rollout: rollouts.Rollout
     journal: Journal
+    per_second: float
     clean: dict[tuple[str, ...], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, args: argparse.Namespace, found: Found, run: Run) -> Bench:
-        model = causes.load(args)
-        rollout = rollouts.Rollout(
-            model, tokens_of_refusal(model), args.tokens, found.nll_limit, args.keep_text
-        )
-        return cls(args, found, rollout, run.journal())
+        rollout = causes.rollout(args, causes.load(args), found.nll_limit)
+        per_second = causes.speed(rollout.model, found.parts["val"])
+        return cls(args, found, rollout, run.journal(), per_second)
 
     @property
     def model(self) -> TracedModel:
@@ -145,7 +143,7 @@ class Bench:
     ) -> list[causes.Row]:
         """Judged completions of each arm's own prompts, arm by arm."""
         jobs = [rollouts.Job(name, prompt) for name in arms for prompt in asked[name]]
-        with causes.progress(what, len(jobs) * self.args.tokens) as on_tokens:
+        with causes.completing(what, len(jobs), self.args.tokens, self.per_second) as on_tokens:
             return self.rollout.rows(arms, jobs, self.journal, on_tokens)
 
     def kl(self, arms: rollouts.Arms, prompts: Sequence[Prompt]) -> dict[str, float]:

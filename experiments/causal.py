@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from refusal_nn.prompts import Prompt
 
 NAME = "causal"
-OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "keep_text")
+OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "judge", "keep_text")
 WINDOW = 2  # layers on either side
 # A prompt meets so many of the random directions, in rotation: the mean over all of them at a
 # fraction of the completions.

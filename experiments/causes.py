@@ -30,6 +30,9 @@ def options(p: argparse.ArgumentParser) -> None:
         "--layers", type=_layers, default="", help="as 9,15,18 or 8-20 (default: stage's)"
     )
     p.add_argument("--controls", type=count, default=20, help="random directions (default: 20)")
+    p.add_argument(
+        "--judge", default="", help="a judge model beside the rules: Hub id, folder, .gguf"
+    )
     p.add_argument("--keep-text", action="store_true", help="keep completions, for your eyes only")
 
 
@@ -71,6 +74,19 @@ def load(args: argparse.Namespace) -> TracedModel:
     return model
 
 
+def rollout(
+    args: argparse.Namespace, model: TracedModel, nll_limit: float | None = None
+) -> Rollout:
+    """Completions of this model as the options ask for them, with the judge model if one is."""
+    from refusal_nn.judge_models import load_judge
+    from refusal_nn.rollouts import Rollout
+    from refusal_nn.selection import tokens_of_refusal
+
+    second = load_judge(args.judge, device=args.device) if args.judge else None
+    tokens = tokens_of_refusal(model)
+    return Rollout(model, tokens, args.tokens, nll_limit, second, args.keep_text)
+
+
 def parts(args: argparse.Namespace) -> dict[str, list[Prompt]]:
     """fit, val and test as capture split them."""
     from refusal_nn import prompts, splits
@@ -93,24 +109,49 @@ def origin(args: argparse.Namespace, model: TracedModel) -> Row:
     }
 
 
+PROBE_ROWS, PROBE_TOKENS = 16, 16
+
+
+def speed(model: TracedModel, prompts: Sequence[Prompt]) -> float:
+    """Tokens per second that a short batch of these prompts is completed at."""
+    import time
+
+    from refusal_nn.tracing import generate
+
+    texts = [p.prompt for p in prompts[:PROBE_ROWS]]
+    generate(model, texts[:1], max_new_tokens=2)  # compiles the trace
+    begun = time.perf_counter()
+    done = generate(model, texts, max_new_tokens=PROBE_TOKENS)
+    return sum(len(c.ids) for c in done) / (time.perf_counter() - begun)
+
+
+@contextlib.contextmanager
+def completing(
+    what: str, completions: int, tokens: int, per_second: float
+) -> Iterator[Callable[[int], None]]:
+    """Say how many completions, and how long at most, then show their progress."""
+    from experiments.console import say
+
+    most = completions * tokens
+    say(
+        f"{what}: {completions} completions of at most {tokens} tokens, at most about "
+        f"{most / per_second / 60:.1f} minutes"
+    )
+    with progress(what, most) as advance:
+        yield advance
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over `total` units that the yielded function advances, and how long they may take."""
+    """A bar over `total` units that the yielded function advances."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     from experiments.console import console
 
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("of about"),
-        Remaining(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    columns = (TextColumn(what), BarColumn(), TimeElapsedColumn(), TextColumn("left"), Remaining())
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.advance(task, done)
 

@@ -172,9 +172,11 @@ def _on_test(t: Row) -> list[str]:
     over = over.replace("%", "points")
     (controls,) = _numbers(t, controls_compliance=".0%")
     down, up, p = (t["mcnemar"][name] for name in ("changed_down", "changed_up", "p"))
+    by_model = t.get("compliance_by_model")
+    model = f", {Estimate(**by_model).percent()} by the judge model" if by_model else ""
     return [
         f"  refused untouched {untouched}",
-        f"  of those complied {by_rule} by rule judge, {by_logits} by logits",
+        f"  of those complied {by_rule} by rule judge, {by_logits} by logits{model}",
         f"  random directions {controls} (mean of {t['controls']}), difference {over}",
         f"  KL on harmless {t['kl']:.3f} nats",
         f"  harmful no longer refused {down}, newly refused {up}: McNemar p = {p:.2g}",

@@ -4,6 +4,7 @@ little else? Logits alone, on val prompts."""
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,11 +70,19 @@ def lacking(counts: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _scored(scorer: Scorer, directions: Tensor, journal: Journal) -> list[causes.Row]:
-    n_layers = len(directions)
+    from experiments.console import say
+
+    n_layers, begun, first = len(directions), time.perf_counter(), True
+    prompts = sum(len(texts) * (1 + (label == "harmless")) for label, texts in scorer.texts.items())
+    say(f"{NAME}: {directions.shape[1]} positions, {prompts} passes each, {n_layers} layers")
     with causes.progress(NAME, n_layers) as advance:
         for layer in range(n_layers):
             if str(layer) not in journal.done:
                 journal.add(str(layer), scorer.rows(layer, directions[layer]))
+                if first:
+                    each = time.perf_counter() - begun
+                    say(f"{NAME}: about {each * (n_layers - layer - 1) / 60:.1f} minutes more")
+                first = False
             advance(1)
     return [row for layer in range(n_layers) for row in journal.done[str(layer)]]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from experiments.bench import Bench
 
 NAME = "sweep"
-OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "keep_text")
+OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "judge", "keep_text")
 BEST = "best"
 
 

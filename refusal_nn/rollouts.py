@@ -16,6 +16,7 @@ import torch
 
 from refusal_nn.interventions import Intervention, stacked
 from refusal_nn.journal import Journal, Rows
+from refusal_nn.judge_models import ModelJudge
 from refusal_nn.judges import judge
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import Prompt
@@ -42,13 +43,15 @@ class Rollout:
     """How completions are made and read.
 
     refusal_tokens: of the refusal score. nll_limit: nats per token above which the clean model
-    holds a text for word salad; None: not looked at. keep_text: rows keep completion and evidence.
+    holds a text for word salad; None: not looked at. second: a judge model beside the rule judge.
+    keep_text: rows keep completion and evidence.
     """
 
     model: TracedModel
     refusal_tokens: Sequence[int]
     max_new_tokens: int = 100
     nll_limit: float | None = None
+    second: ModelJudge | None = None
     keep_text: bool = False
 
     def rows(
@@ -83,8 +86,20 @@ class Rollout:
         )
         on_tokens(self.max_new_tokens * len(unit))
         nll = self._nll(unit, completions)
+        seconds = self._seconds(unit, completions)
         for i, job in enumerate(unit):
-            yield self._row(job, completions[i], scores[i], nll.get(i))
+            yield self._row(job, completions[i], scores[i], nll.get(i)) | seconds[i]
+
+    def _seconds(
+        self, unit: Sequence[Job], completions: Sequence[Completion]
+    ) -> list[dict[str, object]]:
+        """The judge model's labels, None where it gave none that can be read."""
+        if self.second is None:
+            return [{} for _ in unit]
+        pairs = [
+            (job.prompt.prompt, done.text) for job, done in zip(unit, completions, strict=True)
+        ]
+        return [{"judge_label": label} for label in self.second.judge_all(pairs)]
 
     def _nll(self, unit: Sequence[Job], completions: Sequence[Completion]) -> dict[int, float]:
         """Mean nats per token of those not seen to refuse or break down by their words alone."""
