@@ -57,7 +57,7 @@ CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
             models prompt_files prompts sources splits templates tiny tracing)
-ON_COMPLETIONS := experiments/causes.py $(ON_MODEL) $(call code,agreement causal estimates judge_models judge_phrases judges rollouts \
+ON_COMPLETIONS := experiments/causes.py $(ON_MODEL) $(call code,agreement causal directions estimates journal judge_models judge_phrases judges rollouts \
                   scores selection)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
 

@@ -81,9 +81,7 @@ def _layer(args: argparse.Namespace) -> int:
     """Validate's peak, which was found on fit prompts."""
     from refusal_nn import files
 
-    validated = cli.stage(args, "validate")
-    validated.require_finished()
-    return int(files.read_json(validated.summary)["peak_layer"])
+    return int(files.read_json(causes.validated(args).summary)["peak_layer"])
 
 
 def _said(row: causes.Row) -> causes.Row:

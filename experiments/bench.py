@@ -12,6 +12,7 @@ from safetensors import safe_open
 from experiments import baseline, capture, causes, cli, select
 from refusal_nn import controls, files, rollouts
 from refusal_nn.captured import read_capture
+from refusal_nn.errors import InputError
 from refusal_nn.interventions import DirectionalAblation, Intervention
 from refusal_nn.journal import Journal
 from refusal_nn.models import TracedModel
@@ -19,8 +20,8 @@ from refusal_nn.prompts import Prompt
 from refusal_nn.runs import Run
 from refusal_nn.tracing import next_token_logits
 
-# Fewer prompts refused at baseline than these leave nothing to compare layers on.
-LEAST_REFUSED = 5
+# Fewer prompts refused, or answered, at baseline than these leave nothing to compare.
+LEAST = 5
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,16 @@ class Found:
 def found_before(args: argparse.Namespace) -> Found:
     """The finished stages that this one stands on, computed first where they are missing."""
     chose = cli.up_to_date(args, select.NAME, select.settings(args), select.compute)
-    asked = cli.up_to_date(args, baseline.NAME, baseline.settings(args), baseline.compute)
-    about, own = files.read_json(chose.summary), files.read_json(asked.summary)
-    rows: dict[str, list[causes.Row]] = {name: [] for name in own["refusal"]}
-    for row in files.read_jsonl(asked.artefact("completions.jsonl")):
-        rows[row["set"]].append(row)
-    directions = None
+    about, directions = files.read_json(chose.summary), None
     if about["verdict"] is None:
         with safe_open(chose.artefact("directions.safetensors"), "pt") as file:
             directions = file.get_tensor("directions")
+        _require_position(args, directions)
+    asked = cli.up_to_date(args, baseline.NAME, baseline.settings(args), baseline.compute)
+    own = files.read_json(asked.summary)
+    rows: dict[str, list[causes.Row]] = {name: [] for name in own["refusal"]}
+    for row in files.read_jsonl(asked.artefact("completions.jsonl")):
+        rows[row["set"]].append(row)
     origin = files.read_json(chose.folder / "manifest.json")
     origin = {k: v for k, v in origin.items() if k in causes.ORIGIN}
     found = Found(
@@ -73,13 +75,24 @@ def found_before(args: argparse.Namespace) -> Found:
     return found
 
 
+def _require_position(args: argparse.Namespace, directions: torch.Tensor) -> None:
+    if -causes.first_position(args) > directions.shape[1]:
+        raise InputError(
+            f"POSITIONS={args.positions}: directions are fitted at tokens after the instruction, "
+            f"-1 to -{directions.shape[1]}"
+        )
+
+
 def _too_few(found: Found) -> list[str]:
-    counts = {split: len(found.refused(split)) for split in ("val", "test")}
+    did = {
+        "harmful prompts refused at baseline in val": (found.refused("val"), "val.harmful"),
+        "harmful prompts refused at baseline in test": (found.refused("test"), "test.harmful"),
+        "harmless prompts answered at baseline in test": (found.answered("test"), "test.harmless"),
+    }
     return [
-        f"{count} harmful prompts refused at baseline in {split}, of "
-        f"{len(found.baseline[f'{split}.harmful'])} asked: fewer than {LEAST_REFUSED}"
-        for split, count in counts.items()
-        if count < LEAST_REFUSED
+        f"{len(prompts)} {what}, of {len(found.baseline[name])} asked: fewer than {LEAST}"
+        for what, (prompts, name) in did.items()
+        if len(prompts) < LEAST
     ]
 
 

@@ -68,7 +68,7 @@ def _layers(args: argparse.Namespace, bench: Bench) -> dict[int, str]:
     given = causes.layers(args.layers, bench.model)
     if given:
         return {layer: "given" for layer in given}
-    rows = files.read_csv(cli.stage(args, "validate").artefact("validation_results.csv"))
+    rows = files.read_csv(causes.validated(args).artefact("validation_results.csv"))
     free = [row["layer"] for row in rows if row["overlap_count"] == 0]
     least = min(rows, key=lambda row: row["overlap_count"])["layer"]
     peak = max(rows, key=lambda row: row["cohens_d_crossfit"])["layer"]

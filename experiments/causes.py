@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments import cli
+from refusal_nn.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from refusal_nn.models import TracedModel
     from refusal_nn.prompts import Prompt
     from refusal_nn.rollouts import Rollout
+    from refusal_nn.runs import Stage
 
 Row = dict[str, object]
 ORIGIN = ("model", "revision", "dtype", "device", "seed", "template_sha256")
@@ -38,8 +40,9 @@ def options(p: argparse.ArgumentParser) -> None:
 
 def _layers(text: str) -> str:
     for part in text.split(",") if text else []:
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or (last and (not last.isdecimal() or int(last) < int(first))):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             raise argparse.ArgumentTypeError(f"must be as 9,15,18 or 8-20, got {text!r}")
     return text
 
@@ -47,15 +50,13 @@ def _layers(text: str) -> str:
 def layers(text: str, model: TracedModel) -> list[int]:
     """Layers named on the command line, none for none. Raises InputError for those that the model
     lacks."""
-    from refusal_nn.errors import InputError
-
-    chosen = []
+    chosen: set[int] = set()
     for part in text.split(",") if text else []:
         first, _, last = part.partition("-")
-        chosen += range(int(first), int(last or first) + 1)
-    if max(chosen, default=0) >= model.n_layers:
-        raise InputError(f"LAYERS={text}: {model.name} has layers 0 to {model.n_layers - 1}")
-    return sorted(set(chosen))
+        if int(last or first) >= model.n_layers:
+            raise InputError(f"LAYERS={text}: {model.name} has layers 0 to {model.n_layers - 1}")
+        chosen |= set(range(int(first), int(last or first) + 1))
+    return sorted(chosen)
 
 
 def settings(args: argparse.Namespace, *names: str) -> cli.Settings:
@@ -193,6 +194,16 @@ def scary_hash() -> str:
     from refusal_nn import prompts
 
     return hashlib.sha256(prompts.SCARY.read_bytes()).hexdigest()
+
+
+def validated(args: argparse.Namespace) -> Stage:
+    """The finished validate stage of this very capture. Raises InputError."""
+    done = cli.stage(args, "validate")
+    done.require_finished()
+    theirs, ours = done.settings(), cli.capture_settings(args)
+    if {k: theirs.get(k) for k in ours} != ours:
+        raise InputError(f"{done.folder} is of other settings; run `make validate` with these")
+    return done
 
 
 def first_position(args: argparse.Namespace) -> int:

@@ -48,6 +48,7 @@ def compute(args: argparse.Namespace) -> None:
 def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list[causes.Row]]:
     """A row per direction: each layer's at the first position, and the one that select chose."""
     from refusal_nn import causal
+    from refusal_nn.selection import evenly
 
     pos = causes.first_position(args)
     wanted = causes.layers(args.layers, bench.model) or range(bench.model.n_layers)
@@ -56,9 +57,9 @@ def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list
         place = (bench.found.chosen["layer"], bench.found.chosen["pos"])
         places = list(dict.fromkeys([*places, place]))
     arms = {f"layer {layer} pos {p}": bench.ablation(layer, p) for layer, p in places}
-    asked = {name: bench.found.refused("val")[: args.val] for name in arms}
+    asked = {name: evenly(bench.found.refused("val"), args.val) for name in arms}
     rows = bench.roll(arms, asked, "val by layer")
-    kl = bench.kl(arms, causes.of_class(bench.found.parts["val"], "harmless")[: args.val])
+    kl = bench.kl(arms, evenly(causes.of_class(bench.found.parts["val"], "harmless"), args.val))
     table = [
         {"layer": layer, "pos": p, "token": bench.model.template.token(p), "alpha": args.alpha}
         | causal.summarise([row for row in rows if row["arm"] == name])
@@ -112,7 +113,7 @@ def draw(args: argparse.Namespace) -> None:
     done, folder = cli.stage(args, NAME), cli.figures_folder(args)
     about = files.read_json(done.summary)
     if about["best"]:
-        separation = cli.stage(args, "validate").artefact("validation_results.csv")
+        separation = causes.validated(args).artefact("validation_results.csv")
         figure = causal_figures.sweep(
             files.read_csv(done.artefact("sweep.csv")), files.read_csv(separation), about
         )

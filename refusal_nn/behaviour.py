@@ -109,7 +109,7 @@ def calibrate(projection: np.ndarray, refused: np.ndarray, val: np.ndarray) -> C
 
 
 def _slope(p: np.ndarray, truth: np.ndarray) -> float | None:
-    if len(np.unique(truth)) < 2:
+    if len(np.unique(truth)) < 2 or np.ptp(p) < 1e-9:
         return None
     p = np.clip(p, 1e-6, 1 - 1e-6)
     log_odds = np.log(p / (1 - p))[:, None]

@@ -22,8 +22,8 @@ def complied(row: Mapping[str, object]) -> bool:
 
 
 def complied_by_logits(row: Mapping[str, object]) -> bool:
-    """Coherent text after a first token that is not likelier than not to open a refusal."""
-    return row["refusal_score"] <= 0 and row["label"] != "degenerate"
+    """Coherent text that does not begin as a refusal does (scores.begins_refusal)."""
+    return not row["begins_refusal"] and row["label"] != "degenerate"
 
 
 def complied_by_model(rows: Rows) -> list[bool]:
@@ -64,7 +64,8 @@ def best_row(sweep: Rows, max_kl: float = verdicts.MOST_KL) -> Mapping[str, obje
     """The row of most coherent compliance among those of little KL, or among all if none is; of
     equals the one of least KL."""
     gentle = [row for row in sweep if row["kl"] <= max_kl] or list(sweep)
-    return min(gentle, key=lambda row: (-row["compliance"], row["kl"]))
+    # NaN compares with nothing: it comes last.
+    return min(gentle, key=lambda row: (-row["compliance"], np.nan_to_num(row["kl"], nan=np.inf)))
 
 
 def label_counts(rows: Rows) -> dict[str, int]:
@@ -80,7 +81,7 @@ def refusal_rates(rows: Rows) -> Row:
 def agreement(rows: Rows) -> Row:
     """Rule judge against logit judge, refused or not: Cohen's kappa."""
     by_rule = [row["label"] == "refusal" for row in rows]
-    by_logits = [row["refusal_score"] > 0 for row in rows]
+    by_logits = [row["begins_refusal"] for row in rows]
     return cohens_kappa(by_rule, by_logits)._asdict()
 
 
@@ -104,6 +105,9 @@ def single_direction(
     """
     refused = [row["id"] for row in before if row["label"] == "refusal"]
     baseline = wilson(len(refused), len(before))
+    if not refused:
+        words = f"0 of {len(before)} prompts refused at baseline"
+        return verdicts.Verdict(verdicts.UNTESTABLE, (words,), by_rate_only=False), {}
     by_id = {row["id"]: row for row in after}
     answers = [by_id[i] for i in refused]
     target = [complied(row) for row in answers]

@@ -16,7 +16,7 @@ def random_directions(activations: np.ndarray, count: int, seed: int) -> np.ndar
     """
     centred = np.asarray(activations, dtype=np.float64)
     centred = centred - centred.mean(0)
-    if not np.abs(centred).max() > 0:
+    if not np.abs(centred).max() > 1e-10 * np.abs(activations).max():
         raise ValueError("the activations do not vary, so no direction can be drawn from them")
     weights = np.random.default_rng(seed).standard_normal((count, len(centred)))
     return unit(weights @ centred)

@@ -59,6 +59,7 @@ def write_private(path: Path, text: str) -> None:
     """For the owner's eyes only from the first byte on."""
     with replacing(path) as partial:
         partial.touch(0o600)
+        partial.chmod(0o600)
         partial.write_text(text, encoding="utf-8")
 
 
@@ -95,10 +96,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
         partial.chmod(0o644)  # safetensors writes for the owner only, unlike everything else here
 
 
+# What a person chose as a name is text, even where it looks like a number.
+NAMES = ("id", "pair", "category")
+
+
 def read_csv(path: Path) -> list[dict[str, object]]:
-    """Rows of a CSV that write_csv wrote, numbers and booleans parsed, all other text as it was."""
+    """Rows of a CSV that write_csv wrote, numbers and booleans parsed, all other text as it was;
+    the columns NAMES are always text."""
     with path.open(newline="", encoding="utf-8") as file:
-        return [{k: _parsed(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [
+            {k: v if k in NAMES else _parsed(v) for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def _parsed(text: str) -> object:

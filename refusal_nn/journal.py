@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from refusal_nn.errors import DiskError
+from refusal_nn.files import write_private
 
 Rows = list[dict[str, object]]
 
@@ -25,44 +27,48 @@ class Journal:
         self.path = path
         self.key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         self.done: dict[str, Rows] = {}
-        whole = self._read()
-        # Written anew without what was torn or foreign, then only appended to.
-        self._write([json.dumps({"key": self.key}), *whole], "w")
+        # By rename: were it written in place, a full disk would cost all that was done.
+        write_private(path, "".join([json.dumps({"key": self.key}) + "\n", *self._read()]))
 
     def _read(self) -> list[str]:
+        """Lines of whole units of this key, and the units themselves into `done`."""
         try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(True)
+            text = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        entries = [(line.rstrip("\n"), _parsed(line)) for line in lines]
+        except OSError as error:
+            raise DiskError(
+                f"could not read {self.path}: {error.strerror}; move it away"
+            ) from error
+        entries = [(line, _parsed(line)) for line in text.splitlines(keepends=True)]
         if not entries or entries[0][1] != {"key": self.key}:
             return []
-        whole = [
-            (line, e) for line, e in entries[1:] if e is not None and {"unit", "rows"} <= set(e)
-        ]
+        whole = [(line, e) for line, e in entries[1:] if e and {"unit", "rows"} <= set(e)]
         self.done = {e["unit"]: e["rows"] for _, e in whole}
         return [line for line, _ in whole]
 
     def add(self, unit: str, rows: Iterable[Mapping[str, object]]) -> Rows:
-        """Keep the rows of a finished unit. Raises DiskError if they cannot be written."""
-        # As they will be read, so that a resumed run sees just the same numbers.
-        line = json.dumps({"unit": unit, "rows": list(rows)}, allow_nan=False)
-        self._write([line], "a")
-        self.done[unit] = json.loads(line)["rows"]
-        return self.done[unit]
-
-    def _write(self, lines: list[str], mode: str) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if mode == "w" else os.O_APPEND)
+        """Keep the rows of a finished unit and return them as they will be read: not-a-number as
+        None. Raises DiskError if they cannot be written."""
+        line = json.dumps({"unit": unit, "rows": [_plain(row) for row in rows]}, allow_nan=False)
+        before = self.path.stat().st_size
         try:
-            with os.fdopen(os.open(self.path, flags, 0o600), mode, encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            os.truncate(self.path, before)
             raise DiskError(
                 f"could not write {self.path}: {error.strerror}; make room, then run the same "
                 "command again: it goes on where it stopped"
             ) from error
+        self.done[unit] = json.loads(line)["rows"]
+        return self.done[unit]
+
+
+def _plain(row: Mapping[str, object]) -> dict[str, object]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def _parsed(line: str) -> dict[str, object] | None:

@@ -6,6 +6,7 @@ are cut into units of fixed composition, each kept by the journal as it is done.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from refusal_nn.errors import InputError
 from refusal_nn.interventions import Intervention, stacked
 from refusal_nn.journal import Journal, Rows
 from refusal_nn.judge_models import ModelJudge
 from refusal_nn.judges import judge
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import Prompt
-from refusal_nn.scores import kl_divergence, refusal_score
+from refusal_nn.scores import begins_refusal, kl_divergence, refusal_score
 from refusal_nn.tracing import Completion, generate, next_token_logits, token_nll
 
 # Arms whose cached prefixes are held together, and rows of a unit, by device.
@@ -62,9 +64,11 @@ class Rollout:
         on_tokens: Callable[[int], object] = lambda tokens: None,
     ) -> Rows:
         """A row per job, in the order of `jobs`; units in the journal are not run again."""
+        if len({(job.arm, job.prompt.id) for job in jobs}) < len(jobs):
+            raise InputError("two prompts of one arm have the same id; ids must be unique")
         found: dict[tuple[str, str], dict[str, object]] = {}
         for unit in units(arms, jobs, UNIT_ROWS.get(self.model.device.type, 64)):
-            name = _name(unit)
+            name = _name(arms, unit)
             if name not in journal.done:
                 journal.add(name, self._unit(arms, unit, on_tokens))
             else:
@@ -81,6 +85,7 @@ class Rollout:
         texts = [job.prompt.prompt for job in unit]
         logits = next_token_logits(self.model, texts, intervention, sets=sets)
         scores = refusal_score(logits, self.refusal_tokens).tolist()
+        begins = begins_refusal(logits, self.refusal_tokens).tolist()
         completions = generate(
             self.model, texts, intervention, sets=sets, max_new_tokens=self.max_new_tokens
         )
@@ -88,7 +93,8 @@ class Rollout:
         nll = self._nll(unit, completions)
         seconds = self._seconds(unit, completions)
         for i, job in enumerate(unit):
-            yield self._row(job, completions[i], scores[i], nll.get(i)) | seconds[i]
+            first = {"refusal_score": scores[i], "begins_refusal": begins[i]}
+            yield first | self._row(job, completions[i], nll.get(i)) | seconds[i]
 
     def _seconds(
         self, unit: Sequence[Job], completions: Sequence[Completion]
@@ -117,9 +123,7 @@ class Rollout:
         )
         return {i: float(v.double().mean()) for i, v in zip(asked, values, strict=True)}
 
-    def _row(
-        self, job: Job, done: Completion, score: float, nll: float | None
-    ) -> dict[str, object]:
+    def _row(self, job: Job, done: Completion, nll: float | None) -> dict[str, object]:
         limit = self.nll_limit
         found = judge(
             job.prompt.prompt, done.text, nll=None if limit is None else nll, nll_limit=limit
@@ -131,7 +135,6 @@ class Rollout:
             "label": found.label,
             "compliance": found.compliance,
             "coherence": found.coherence,
-            "refusal_score": score,
             "nll": nll,
             "tokens": len(done.ids),
             "finished": done.finished,
@@ -166,8 +169,17 @@ def packs(arms: Arms, names: Sequence[str]) -> Iterator[list[str]]:
         yield pack
 
 
-def _name(unit: Sequence[Job]) -> str:
-    return hashlib.sha256(repr([(j.arm, j.prompt.id) for j in unit]).encode()).hexdigest()[:16]
+def _name(arms: Arms, unit: Sequence[Job]) -> str:
+    """Of all that decides the unit's rows: its prompts, and its interventions number by number."""
+    digest = hashlib.sha256(repr([(j.arm, j.prompt.id, j.prompt.prompt) for j in unit]).encode())
+    for name in dict.fromkeys(job.arm for job in unit):
+        arm = arms[name]
+        for field in () if arm is None else dataclasses.fields(arm):
+            value = getattr(arm, field.name)
+            digest.update(
+                value.cpu().numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()
+            )
+    return digest.hexdigest()[:16]
 
 
 def nll_limit(own: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import subprocess
@@ -62,7 +63,7 @@ class Stage:
         """Whether the folder holds a finished run of just these settings."""
         try:
             finished = self.summary.exists() and isinstance(read_json(self.summary), dict)
-            return finished and self._manifest().get("settings") == dict(settings)
+            return finished and self.settings() == dict(settings)
         except (CorruptArtefact, ValueError):
             return False
 
@@ -109,6 +110,10 @@ class Stage:
                 f"{self.folder} holds no finished run; run `make {self.folder.name}` first"
             )
 
+    def settings(self) -> dict[str, object]:
+        """What the finished run was asked for."""
+        return self._manifest()["settings"]
+
     def verify(self) -> None:
         """Check every artefact of a finished run. Raises CorruptArtefact, the faulty file set
         aside."""
@@ -149,7 +154,7 @@ class Run:
 
     def journal(self) -> Journal:
         """Rows of this very run if it was killed before, and the place for more."""
-        about = {"settings": self.settings, "packages": versions(), "git_commit": git_commit()}
+        about = {"settings": self.settings, "packages": versions(), "code": code_hash()}
         return Journal(self.folder / JOURNAL, about)
 
     def finish(self, summary: Mapping[str, object], about: Mapping[str, object]) -> None:
@@ -196,6 +201,12 @@ def versions() -> dict[str, str]:
             return "not installed"
 
     return {name: version(name) for name in PACKAGES}
+
+
+def code_hash() -> str:
+    """sha256 over this package's source files as they are now."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
 
 
 def git_commit() -> str:

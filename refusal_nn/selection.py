@@ -15,7 +15,7 @@ from refusal_nn.interventions import ActivationAddition, DirectionalAblation
 from refusal_nn.models import MODELS, REFUSAL_WORDS, TracedModel
 from refusal_nn.prompts import LABELS, Prompt
 from refusal_nn.rollouts import effects
-from refusal_nn.scores import refusal_score, refusal_tokens
+from refusal_nn.scores import begins_refusal, refusal_score, refusal_tokens
 from refusal_nn.tracing import capture, next_token_logits
 
 Row = dict[str, object]
@@ -30,23 +30,33 @@ def tokens_of_refusal(model: TracedModel) -> list[int]:
 def filter_by_refusal(
     model: TracedModel, prompts: Sequence[Prompt], tokens: Sequence[int], most: int | None = None
 ) -> tuple[dict[str, list[Prompt]], list[Row]]:
-    """Harmful prompts with a refusal score above 0 and harmless ones below, by class (Arditi et al.
-    2024), and a row of counts per class. most: per class, evenly over the order given."""
-    scores = refusal_score(next_token_logits(model, [p.prompt for p in prompts]), tokens)
-    refused = {p.id: s > 0 for p, s in zip(prompts, scores.tolist(), strict=True)}
+    """Harmful prompts whose answer begins as a refusal and harmless ones whose does not, by class,
+    and a row of counts per class. most: per class, evenly over the order given.
+
+    Arditi et al. 2024 ask for a refusal score above 0; see scores.begins_refusal for why not only.
+    """
+    logits = next_token_logits(model, [p.prompt for p in prompts])
+    usable = refusal_score(logits, tokens).isfinite().tolist()
+    begins = begins_refusal(logits, tokens).tolist()
+    refused = {p.id: b for p, b, ok in zip(prompts, begins, usable, strict=True) if ok}
     kept, counts = {}, []
     for label in LABELS:
         asked = [p for p in prompts if p.label == label]
-        wanted = [p for p in asked if refused[p.id] == (label == "harmful")]
-        # In order of id, which is by category: every so many, so that all have their share.
-        step = max(len(wanted) // most, 1) if most else 1
-        kept[label] = wanted[::step][:most]
+        # What is not a number is neither.
+        wanted = [p for p in asked if refused.get(p.id) is (label == "harmful")]
+        kept[label] = evenly(wanted, most or len(wanted))
         count = {"class": label, "n": len(asked), "used": len(kept[label])}
         if asked:
-            rate = wilson(sum(refused[p.id] for p in asked), len(asked))
+            rate = wilson(sum(refused.get(p.id, False) for p in asked), len(asked))
             count |= {"refused": rate.value, "low": rate.low, "high": rate.high}
         counts.append(count)
     return kept, counts
+
+
+def evenly(items: Sequence[Prompt], most: int) -> list[Prompt]:
+    """At most so many, spread over the order given: prompts come by id, that is by category."""
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def fit_directions(model: TracedModel, prompts: Mapping[str, Sequence[Prompt]]) -> Tensor:
@@ -110,6 +120,11 @@ def choose(rows: Sequence[Row], n_layers: int) -> Row | None:
 
     The rule counts blocks by what enters them: resid_pre of block l is our layer l - 1.
     """
-    usable = [row | {"layer": row["layer"] + 1} for row in rows if row["norm"] > 0]
+    numbers = ("ablated", "added", "kl")
+    usable = [
+        row | {"layer": row["layer"] + 1}
+        for row in rows
+        if row["norm"] is not None and row["norm"] > 0 and None not in (row[k] for k in numbers)
+    ]
     chosen = select_candidate(usable, n_layers)
     return chosen and {**chosen, "layer": chosen["layer"] - 1}

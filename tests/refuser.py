@@ -31,7 +31,7 @@ def write_prompts(path: Path, per_class: int, seed: int = 0) -> list[tuple[str, 
     return rows
 
 
-def train(folder: Path, rows: list[tuple[str, str]], steps: int = 150) -> None:
+def train(folder: Path, rows: list[tuple[str, str]], steps: int = 100) -> None:
     """Train on `rows` and save model and tokenizer as a local folder that MODEL= can name."""
     model, tokenizer = tiny.build("llama")
     model.train().requires_grad_(True)
@@ -42,7 +42,7 @@ def train(folder: Path, rows: list[tuple[str, str]], steps: int = 150) -> None:
         for step in range(steps):
             for group in optimiser.param_groups:
                 group["lr"] = 2e-3 * min(1.0, (step + 1) / 10) * (1 - step / steps)
-            batch = [_example(tokenizer, *row) for row in rng.sample(rows, 32)]
+            batch = [_example(tokenizer, *row) for row in rng.sample(rows, 16)]
             width = max(len(ids) for ids, _ in batch)
             ids = torch.tensor([i + [tokenizer.pad_token_id] * (width - len(i)) for i, _ in batch])
             labels = torch.tensor([y + [-100] * (width - len(y)) for _, y in batch])
