@@ -126,14 +126,10 @@ class Bench:
         return self.found.directions[layer, pos].to(self.model.device)
 
     def ablation(
-        self, layer: int, pos: int, at: Sequence[int] | None = None
+        self, layer: int, pos: int, alpha: float, at: Sequence[int] | None = None
     ) -> DirectionalAblation:
         """Ablate the direction of one place everywhere, or in the stream after the layers `at`."""
-        return self._ablation(self.vector(layer, pos), at)
-
-    def _ablation(self, vector: torch.Tensor, at: Sequence[int] | None) -> DirectionalAblation:
-        unit = (vector / vector.norm())[None]
-        return DirectionalAblation(unit, self.args.alpha, None if at is None else tuple(at))
+        return _ablation(self.vector(layer, pos), alpha, at)
 
     def random_vectors(self, layer: int, count: int) -> torch.Tensor:
         """Unit directions (count, d_model) drawn from the covariance of harmless prompts at one
@@ -146,10 +142,10 @@ class Bench:
         return torch.tensor(drawn, dtype=torch.float32, device=self.model.device)
 
     def controls(
-        self, layer: int, count: int, at: Sequence[int] | None = None
+        self, layer: int, count: int, alpha: float, at: Sequence[int] | None = None
     ) -> list[Intervention]:
         """The ablation's matched controls: random directions at the same sites."""
-        return [self._ablation(vector, at) for vector in self.random_vectors(layer, count)]
+        return [_ablation(vector, alpha, at) for vector in self.random_vectors(layer, count)]
 
     def roll(
         self, arms: rollouts.Arms, asked: Mapping[str, Sequence[Prompt]], what: str
@@ -175,3 +171,8 @@ class Bench:
             )
             found |= dict(zip(names, effects.kl.mean(1).tolist(), strict=True))
         return found
+
+
+def _ablation(vector: torch.Tensor, alpha: float, at: Sequence[int] | None) -> DirectionalAblation:
+    unit = (vector / vector.norm())[None]
+    return DirectionalAblation(unit, alpha, None if at is None else tuple(at))

@@ -45,7 +45,7 @@ def compute(args: argparse.Namespace) -> None:
 
     found = found_before(args)
     with cli.stage(args, NAME).run(settings(args)) as run:
-        summary = {"model": args.model, "alpha": args.alpha}
+        summary = {"model": args.model, "alpha": args.alpha[0]}
         if found.reasons:
             summary |= {"verdict": "UNTESTABLE", "reasons": found.reasons, "layers": []}
             run.finish(summary, found.origin)
@@ -91,8 +91,10 @@ def _sites(args: argparse.Namespace, bench: Bench, layers: Sequence[int]) -> Ite
         if len(layers) > 1:
             places.append(("ablate all given", ",".join(map(str, layers)), list(layers)))
         for what, where, at in [*places, ("ablate everywhere", "all", None)]:
-            arm = bench.ablation(layer, pos, at)
-            yield Site(what, where, layer, "harmful", arm, bench.controls(layer, args.controls, at))
+            alpha = args.alpha[0]
+            arm = bench.ablation(layer, pos, alpha, at)
+            random = bench.controls(layer, args.controls, alpha, at)
+            yield Site(what, where, layer, "harmful", arm, random)
         vector = bench.vector(layer, pos)
         # As long as the direction itself, which is what an addition adds.
         drawn = bench.random_vectors(layer, args.controls) * vector.norm()

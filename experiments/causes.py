@@ -24,10 +24,10 @@ ORIGIN = ("model", "revision", "dtype", "device", "seed", "template_sha256")
 
 def options(p: argparse.ArgumentParser) -> None:
     """Options of every causal stage, so that one make line can pass them all."""
-    count, number = cli.at_least(1), cli.in_range
+    count = cli.at_least(1)
     p.add_argument("--val", type=count, default=32, help="val prompts per class (default: 32)")
     p.add_argument("--tokens", type=count, default=100, help="new tokens (default: 100)")
-    p.add_argument("--alpha", type=number(0, 4), default=1.0, help="ablation strength (default: 1)")
+    p.add_argument("--alpha", type=_alphas, default=(1.0,), help="strengths as 1 or .75,1,1.25")
     p.add_argument(
         "--layers", type=_layers, default="", help="as 9,15,18 or 8-20 (default: stage's)"
     )
@@ -36,6 +36,10 @@ def options(p: argparse.ArgumentParser) -> None:
         "--judge", default="", help="a judge model beside the rules: Hub id, folder, .gguf"
     )
     p.add_argument("--keep-text", action="store_true", help="keep completions, for your eyes only")
+
+
+def _alphas(text: str) -> tuple[float, ...]:
+    return tuple(dict.fromkeys(cli.in_range(0, 4)(part) for part in text.split(",")))
 
 
 def _layers(text: str) -> str:
@@ -61,7 +65,11 @@ def layers(text: str, model: TracedModel) -> list[int]:
 
 def settings(args: argparse.Namespace, *names: str) -> cli.Settings:
     """What decides a stage's rows: the prompts and the model, and its own options."""
-    return cli.capture_settings(args) | {name: getattr(args, name) for name in names}
+    own = {name: getattr(args, name) for name in names}
+    # As it will be read back from the manifest.
+    return cli.capture_settings(args) | {
+        k: list(v) if isinstance(v, tuple) else v for k, v in own.items()
+    }
 
 
 def load(args: argparse.Namespace) -> TracedModel:

@@ -139,9 +139,9 @@ def show_sweep(folder: Path, figures: Path) -> None:
     if _stopped(about, folder):
         return
     rows, best = _rows(folder / "sweep.csv"), about["best"]
-    title = f"{about['model']}: directions ablated everywhere, alpha {about['alpha']:g}, val"
+    title = f"{about['model']}: directions ablated everywhere, on val"
     console.table(title, *_sweep_table(rows, _place(best)))
-    where = f"layer {best['layer']}, pos {best['pos']}"
+    where = f"layer {best['layer']}, pos {best['pos']}, alpha {best['alpha']:g}"
     _say(f"test, {where}:", *_on_test(about["test"]))
     for name in ("test.harmless", "scary"):
         was, now = (about[f"refusal_{when}"][name] for when in ("before", "after"))
@@ -151,11 +151,12 @@ def show_sweep(folder: Path, figures: Path) -> None:
 
 
 def _sweep_table(rows: Rows, best: tuple[object, object] | None) -> Table:
-    columns = ("layer", "pos", "n", "compliance [95 %]", "coherence [95 %]", "deflected")
+    columns = ("layer", "pos", "alpha", "n", "compliance [95 %]", "coherence [95 %]", "deflected")
     cells = [
         (
             r["layer"],
             _position(r),
+            r["alpha"],
             r["n"],
             *(_rate(r, name) for name in ("compliance", "coherence")),
             *_numbers(r, n_deflection="", n_degenerate="", kl=".3f", refusal_score="+.2f"),

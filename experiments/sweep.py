@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 from experiments import causes, cli
 
 if TYPE_CHECKING:
     from experiments.bench import Bench
+    from refusal_nn.interventions import DirectionalAblation
 
 NAME = "sweep"
 OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "judge", "keep_text")
@@ -29,7 +31,7 @@ def compute(args: argparse.Namespace) -> None:
 
     found = found_before(args)
     with cli.stage(args, NAME).run(settings(args)) as run:
-        summary = {"model": args.model, "alpha": args.alpha}
+        summary = {"model": args.model, "alphas": args.alpha}
         if found.reasons:
             summary |= {"verdict": "UNTESTABLE", "reasons": found.reasons, "best": None}
             run.finish(summary, found.origin)
@@ -56,27 +58,34 @@ def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list
     if bench.found.chosen:
         place = (bench.found.chosen["layer"], bench.found.chosen["pos"])
         places = list(dict.fromkeys([*places, place]))
-    arms = {f"layer {layer} pos {p}": bench.ablation(layer, p) for layer, p in places}
+    arms = {
+        f"layer {layer} pos {p} alpha {a:g}": bench.ablation(layer, p, a)
+        for a in args.alpha
+        for layer, p in places
+    }
     asked = {name: evenly(bench.found.refused("val"), args.val) for name in arms}
     rows = bench.roll(arms, asked, "val by layer")
     kl = bench.kl(arms, evenly(causes.of_class(bench.found.parts["val"], "harmless"), args.val))
     table = [
-        {"layer": layer, "pos": p, "token": bench.model.template.token(p), "alpha": args.alpha}
+        {"layer": layer, "pos": p, "token": bench.model.template.token(p), "alpha": a}
         | causal.summarise([row for row in rows if row["arm"] == name])
         | {"kl": kl[name]}
-        for name, (layer, p) in zip(arms, places, strict=True)
+        for name, (a, (layer, p)) in zip(arms, product(args.alpha, places), strict=True)
     ]
     return table, [{"split": "val", **row} for row in rows]
 
 
 def _test(args: argparse.Namespace, bench: Bench, best: Mapping[str, object]) -> list[causes.Row]:
     """The best direction on all test and scary prompts; random ones on what was refused."""
-    place = best["layer"], best["pos"]
-    random = bench.controls(best["layer"], args.controls)
-    arms = {BEST: bench.ablation(*place), **{f"random {i}": arm for i, arm in enumerate(random)}}
+    random = bench.controls(best["layer"], args.controls, best["alpha"])
+    arms = {BEST: _best(bench, best), **{f"random {i}": arm for i, arm in enumerate(random)}}
     asked = {name: bench.found.refused("test") for name in arms}
     asked[BEST] = [*bench.found.parts["test"], *causes.scary()]
     return [{"split": "test", **row} for row in bench.roll(arms, asked, "test")]
+
+
+def _best(bench: Bench, best: Mapping[str, object]) -> DirectionalAblation:
+    return bench.ablation(best["layer"], best["pos"], best["alpha"])
 
 
 def _measured(bench: Bench, rows: Sequence[causes.Row], best: Mapping[str, object]) -> causes.Row:
@@ -84,7 +93,7 @@ def _measured(bench: Bench, rows: Sequence[causes.Row], best: Mapping[str, objec
     from refusal_nn import causal
 
     harmless = causes.of_class(bench.found.parts["test"], "harmless")
-    kl = bench.kl({BEST: bench.ablation(best["layer"], best["pos"])}, harmless)[BEST]
+    kl = bench.kl({BEST: _best(bench, best)}, harmless)[BEST]
     by_arm: dict[str, list[causes.Row]] = {}
     for row in rows:
         by_arm.setdefault(row["arm"], []).append(row)
@@ -114,9 +123,10 @@ def draw(args: argparse.Namespace) -> None:
     about = files.read_json(done.summary)
     if about["best"]:
         separation = causes.validated(args).artefact("validation_results.csv")
-        figure = causal_figures.sweep(
-            files.read_csv(done.artefact("sweep.csv")), files.read_csv(separation), about
-        )
+        rows = files.read_csv(done.artefact("sweep.csv"))
+        # One strength in one look: the best one's.
+        rows = [row for row in rows if row["alpha"] == about["best"]["alpha"]]
+        figure = causal_figures.sweep(rows, files.read_csv(separation), about)
         figures.save(figure, folder / "sweep.png")
     files.write_json(folder / f"{NAME}.json", {"from": str(done.folder)})
 

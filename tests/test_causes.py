@@ -100,7 +100,8 @@ def test_an_option_that_cannot_be_meant_is_an_input_error(wrong):
 
 def test_the_options_without_any_are_those_of_the_help():
     args = parsed()
-    assert (args.val, args.tokens, args.alpha, args.layers, args.controls) == (32, 100, 1.0, "", 20)
+    numbers = (args.val, args.tokens, args.alpha, args.controls)
+    assert (numbers, args.layers) == ((32, 100, (1.0,), 20), "")
     assert args.keep_text is False
 
 
@@ -221,7 +222,7 @@ def test_a_position_before_the_template_is_refused_in_words(positions):
 
 
 def test_a_model_that_answers_no_harmless_prompt_ends_in_words_or_in_rows(bench):
-    arm = bench.ablation(3, -1)
+    arm = bench.ablation(3, -1, 1.0)
     site = causal.Site("ablate everywhere", "all", 3, "harmful", arm, [arm] * 4)
     if not _too_few(bench.found):
         table, rows = causal._measured(bench, [site])

@@ -193,3 +193,14 @@ def test_token_nll_is_the_models_own_log_likelihood(tiny_model, texts):
         logp = logits.log_softmax(-1)[len(ids) - 1 : -1]
         plain = -logp[torch.arange(len(tokens_)), list(tokens_)]
         torch.testing.assert_close(nll, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_the_real_model_generates_as_with_plain_hooks(smollm2):
+    basis = unit_rows(smollm2, 1)
+    prompts = [
+        "Name a river in Africa.",
+        "Write one line about rain on a tin roof in a small town.",
+    ]
+    ours = generate(smollm2, prompts, DirectionalAblation(basis), max_new_tokens=NEW, chunk=8)
+    hooks = (list(writes(smollm2)), lambda h: h - (h @ basis.T) @ basis)
+    assert tokens(ours) == [by_hand(smollm2, t, *hooks) for t in prompts]

@@ -144,8 +144,8 @@ def test_the_sweep_shows_each_layer_then_the_test_then_the_verdict_and_its_reaso
     lines = printed(printed_causes.show_sweep, "figures/m")
     rates = ["50 % [40, 60] (n=32)", "75 % [65, 85] (n=32)"]
     numbers = ["3", "4", "0.032", "-1.25"]
-    assert row_of(lines, "9") == ["9", "-1 '\\n'", "32", *rates, *numbers, "best"]
-    assert row_of(lines, "15") == ["15", "-1 '\\n'", "32", rates[1], *numbers]
+    assert row_of(lines, "9") == ["9", "-1 '\\n'", "1", "32", *rates, *numbers, "best"]
+    assert row_of(lines, "15") == ["15", "-1 '\\n'", "1", "32", rates[1], *numbers]
     shown = "\n".join(lines)
     for part in (
         "refused untouched 50 % [40, 60] (n=100)",
