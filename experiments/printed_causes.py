@@ -1,5 +1,4 @@
-"""The causal stages as a person reads them: a table each and the numbers in words, from the saved
-files. No prompt and no completion is printed."""
+"""The causal stages as a person reads them, from the saved files: no prompt, no completion."""
 
 from __future__ import annotations
 
@@ -173,8 +172,8 @@ def _on_test(t: Row) -> list[str]:
     over = over.replace("%", "points")
     (controls,) = _numbers(t, controls_compliance=".0%")
     down, up, p = (t["mcnemar"][name] for name in ("changed_down", "changed_up", "p"))
-    by_model = t.get("compliance_by_model")
-    model = f", {Estimate(**by_model).percent()} by the judge model" if by_model else ""
+    asked = t.get("compliance_by_model")
+    model = f", {Estimate(**asked).percent()} by judge model" if asked else ""
     return [
         f"  refused untouched {untouched}",
         f"  of those complied {by_rule} by rule judge, {by_logits} by logits{model}",

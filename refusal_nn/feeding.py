@@ -63,6 +63,22 @@ def begin(feed: Feed, model: TracedModel) -> Running:
     return Running(torch.cat([prefix, rest], 1), feed.inputs["attention_mask"], cache, feed.edit)
 
 
+class Completion(NamedTuple):
+    """ids: generated tokens, the stop token included. finished: whether one came."""
+
+    ids: tuple[int, ...]
+    text: str
+    finished: bool
+
+
+def completion(model: TracedModel, tokens: Sequence[int]) -> Completion:
+    """Generated tokens up to the first that stops, and their text."""
+    stop = next((i for i, token in enumerate(tokens) if token in model.stop_ids), None)
+    ids = tuple(tokens if stop is None else tokens[: stop + 1])
+    text = model.lm.tokenizer.decode(ids, skip_special_tokens=True)
+    return Completion(ids, text, stop is not None)
+
+
 def tokens_to_run(model: TracedModel, prompts: Sequence[str]) -> int:
     """Padded tokens that capturing these prompts will compute, the shared prefix left out."""
     ids = model.template.render(prompts)

@@ -7,7 +7,6 @@ inside, slices cloned (a saved slice would ship its whole storage), no `.input` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 # nnsight puts `.save` on `object`, which breaks anyio modules that are imported after it.
 import anyio.abc._sockets
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from refusal_nn.activations import Activations, check_finite
-from refusal_nn.feeding import Feed, Running, begin, budget, feeds
+from refusal_nn.feeding import Completion, Feed, Running, begin, budget, completion, feeds
 from refusal_nn.interventions import Intervention
 from refusal_nn.models import TracedModel
 
@@ -121,14 +120,6 @@ def last_states(
     return torch.cat(found)
 
 
-class Completion(NamedTuple):
-    """ids: generated tokens, the stop token included. finished: whether one came."""
-
-    ids: tuple[int, ...]
-    text: str
-    finished: bool
-
-
 def generate(
     model: TracedModel,
     prompts: Sequence[str],
@@ -162,14 +153,7 @@ def generate(
             if not going:
                 break
             rows, state = [rows[i] for i in going], state.only(going)
-    return [_completion(model, tokens) for tokens in new]
-
-
-def _completion(model: TracedModel, tokens: Sequence[int]) -> Completion:
-    stop = next((i for i, token in enumerate(tokens) if token in model.stop_ids), None)
-    ids = tuple(tokens if stop is None else tokens[: stop + 1])
-    text = model.lm.tokenizer.decode(ids, skip_special_tokens=True)
-    return Completion(ids, text, stop is not None)
+    return [completion(model, tokens) for tokens in new]
 
 
 def token_nll(

@@ -159,7 +159,8 @@ def test_the_sweep_shows_each_layer_then_the_test_then_the_verdict_and_its_reaso
     ):
         assert part in shown
     assert lines[-4:-1] == ["Verdict v1: NO", "by [rate]", "second judge agrees"]
-    assert lines[-1] == f"wrote {tmp_path} (2 directions, best layer 9, pos -1) and figures/m"
+    best = "best layer 9, pos -1, alpha 1"
+    assert lines[-1] == f"wrote {tmp_path} (2 directions, {best}) and figures/m"
 
 
 def test_a_sweep_untestable_by_its_test_still_shows_its_table(tmp_path, printed):
