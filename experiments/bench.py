@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
@@ -131,14 +133,19 @@ class Bench:
         """Ablate the direction of one place everywhere, or in the stream after the layers `at`."""
         return _ablation(self.vector(layer, pos), alpha, at)
 
-    def random_vectors(self, layer: int, count: int) -> torch.Tensor:
-        """Unit directions (count, d_model) drawn from the covariance of harmless prompts at one
-        layer."""
+    @functools.cached_property
+    def harmless(self) -> np.ndarray:
+        """Activations of harmless fit prompts, (layer, prompt, d_model)."""
         captured = cli.up_to_date(
             self.args, capture.NAME, cli.capture_settings(self.args), capture.compute
         )
-        harmless = read_capture(captured.folder).classes("fit", causes.first_position(self.args))
-        drawn = controls.random_directions(harmless.harmless[layer], count, self.args.seed + layer)
+        fit = read_capture(captured.folder).classes("fit", causes.first_position(self.args))
+        return fit.harmless
+
+    def random_vectors(self, layer: int, count: int) -> torch.Tensor:
+        """Unit directions (count, d_model) drawn from the covariance of harmless prompts at one
+        layer."""
+        drawn = controls.random_directions(self.harmless[layer], count, self.args.seed + layer)
         return torch.tensor(drawn, dtype=torch.float32, device=self.model.device)
 
     def controls(

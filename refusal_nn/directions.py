@@ -139,7 +139,6 @@ def full_sample_reliability(half: np.ndarray) -> np.ndarray:
 def select_candidate(
     rows: Iterable[Mapping[str, float]],
     n_layers: int,
-    *,
     max_kl: float = 0.1,
     min_induce: float = 0.0,
     drop_last: float = 0.2,

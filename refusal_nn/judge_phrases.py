@@ -190,7 +190,7 @@ KINDS = {
         r"legitimate|respectful|non-?violent) (?:and \w+ )?(?:ways|alternatives|methods|options|"
         r"means)\b",
         r"\bseek(?:ing)? (?:\w+ ){0,4}?(?:help|support|advice|guidance|assistance|counsel\w*)\b|"
-        r"\bmental health\b|\b(?:hotline|lifeline|helpline)\b",
+        r"\bmental health (?:profession|servic|resourc|support|crisis)|\b(?:hot|life|help)line\b",
         r"\bif you(?:'re| are| or someone|'ve| have| suspect| feel)\b.{0,40}\b(?:struggling|"
         r"feeling|thoughts|victim|being|concerned|suspect|having)",
     ),
