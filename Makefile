@@ -57,8 +57,8 @@ CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
             models prompt_files prompts sources splits templates tiny tracing)
-ON_COMPLETIONS := experiments/causes.py $(ON_MODEL) $(call code,agreement causal directions estimates journal judge_models judge_phrases judges rollouts \
-                  scores selection)
+ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal rollouts scores selection)
+ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
 
 help:
@@ -131,8 +131,10 @@ $(STAGES:%=$(RUN)/%/settings.json): $(RUN)/%/settings.json: FORCE | $(INSTALLED)
 $(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(RUN)/select/summary.json $(RUN)/baseline/summary.json \
     $(RUN)/capture/summary.json $(RUN)/validate/summary.json experiments/bench.py $(call code,controls verdicts)
 $(RUN)/behaviour/summary.json: $(RUN)/baseline/summary.json $(RUN)/capture/summary.json $(RUN)/validate/summary.json \
-    $(call code,behaviour)
-$(STAGES:%=$(RUN)/%/summary.json): $(RUN)/%/summary.json: $(RUN)/%/settings.json experiments/%.py $(ON_COMPLETIONS) | $(INSTALLED)
+    experiments/causes.py $(call code,behaviour causal directions estimates)
+$(RUN)/select/summary.json: $(ON_LOGITS)
+$(RUN)/baseline/summary.json $(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(ON_COMPLETIONS)
+$(STAGES:%=$(RUN)/%/summary.json): $(RUN)/%/summary.json: $(RUN)/%/settings.json experiments/%.py | $(INSTALLED)
 	@$(PY) -m experiments.$* $(CAUSAL)
 $(STAGES:%=$(PIC)/%.json): $(PIC)/%.json: $(RUN)/%/summary.json $(call code,causal_figures figures)
 	@$(PY) -m experiments.$* $(CAUSAL) --draw

@@ -14,7 +14,8 @@ from refusal_nn.names import safe_name
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "refusal_nn" / "figures.py"
 VARIABLES = ["MODEL", "N", "SEED", "DTYPE", "DEVICE", "PROMPTS", "POSITIONS", "PERMUTATIONS"]
-VARIABLES += ["DIRECTIONS", "RESULTS"]
+VARIABLES += ["DIRECTIONS", "RESULTS", "VAL", "TOKENS", "ALPHA", "LAYERS", "CONTROLS", "JUDGE"]
+VARIABLES += ["KEEP_TEXT"]
 INHERITED = {*VARIABLES, "FIGURES", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"}
 SMALL = {"MODEL": "tiny-llama", "N": "40", "DTYPE": "float32", "PERMUTATIONS": "100"}
 
@@ -30,7 +31,8 @@ def make(target, results, **variables):
             *(f"{name}={value}" for name, value in (given | variables).items()),
         ],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name not in INHERITED},
+        env={name: value for name, value in os.environ.items() if name not in INHERITED}
+        | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
@@ -178,3 +180,30 @@ def test_help_names_every_target_and_variable(tmp_path):
         assert f"make {word}" in done.stdout
     for name in VARIABLES:
         assert f"{name}=" in done.stdout, name
+
+
+def test_all_chains_every_stage_and_a_second_time_runs_none(tmp_path):
+    first = make("all", tmp_path / "results", TOKENS="2", VAL="4")
+    assert first.returncode == 0, first.stderr
+    folder = tmp_path / "results" / "tiny-llama"
+    order = ["capture", "validate", "select", "baseline", "sweep", "causal", "behaviour"]
+    stamps = {name: folder / name / "summary.json" for name in order}
+    written = [stamps[name].stat().st_mtime_ns for name in order]
+    assert written == sorted(written)
+    # A random model refuses nothing: that is said, not computed.
+    assert json.loads(stamps["sweep"].read_text())["verdict"] == "UNTESTABLE"
+    assert "UNTESTABLE" in first.stdout
+    before = times(tmp_path / "results")
+    assert make("all", tmp_path / "results", TOKENS="2", VAL="4").returncode == 0
+    assert times(tmp_path / "results") == before
+    planned = make("-n all", tmp_path / "results", TOKENS="3", VAL="4").stdout
+    assert "experiments.baseline" in planned
+
+
+def test_a_setting_of_the_completions_leaves_what_stands_before_them(tmp_path):
+    settings = {"TOKENS": "2", "VAL": "4"}
+    assert make("select", tmp_path / "results", **settings).returncode == 0
+    before = times(tmp_path / "results")
+    changed = make("select", tmp_path / "results", **settings | {"TOKENS": "3", "CONTROLS": "7"})
+    assert changed.returncode == 0, changed.stderr
+    assert times(tmp_path / "results") == before
