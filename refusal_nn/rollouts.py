@@ -27,7 +27,7 @@ from refusal_nn.tracing import Completion, generate, next_token_logits, token_nl
 
 # Arms whose cached prefixes are held together, and rows of a unit, by device.
 ARMS_TOGETHER = 8
-UNIT_ROWS = {"cpu": 64, "cuda": 512, "mps": 128}
+UNIT_ROWS = {"cpu": 64, "cuda": 256, "mps": 128}
 # Nats per token. Coherent texts under ablation were seen up to 0.7 above the clean model's own
 # (SmolLM2, Qwen2.5-Coder-0.5B), word salad 3 and more: LOG.md.
 MARGIN = 1.5
