@@ -21,10 +21,11 @@ TOKENS ?= 100
 ALPHA ?= 1
 LAYERS ?=
 CONTROLS ?= 20
+REFUSAL_WORDS ?=
 JUDGE ?=
 KEEP_TEXT ?=
 OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
-                VAL TOKENS ALPHA LAYERS CONTROLS JUDGE KEEP_TEXT
+                VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT
 # A dollar in a value given on the command line is a dollar, not an expression for make.
 $(foreach v,$(filter-out FIGURES,$(OPTION_NAMES)),$(eval override $(v) := $$(value $(v))))
 export $(OPTION_NAMES)
@@ -52,7 +53,7 @@ OPTIONS = --model="$$MODEL" --n="$$N" --seed="$$SEED" --dtype="$$DTYPE" --device
 VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIONS"
 SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
 CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers="$$LAYERS" --controls="$$CONTROLS" \
-         --judge="$$JUDGE" $(if $(KEEP_TEXT),--keep-text)
+         --refusal-words="$$REFUSAL_WORDS" --judge="$$JUDGE" $(if $(filter-out 0 no false,$(KEEP_TEXT)),--keep-text)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
@@ -84,6 +85,7 @@ help:
 	@echo "VAL=32            val prompts per class that layers are compared on      TOKENS=100   new tokens a completion"
 	@echo "ALPHA=1           ablation strengths, as .75,1,1.25    LAYERS=8-20   only these layers"
 	@echo "CONTROLS=20       random directions beside the chosen one"
+	@echo "REFUSAL_WORDS=    first words of this model's refusals, if not I, As, Sorry, Unfortunately"
 	@echo "JUDGE=            a judge model beside the rules and the logits: a Hub id, folder, .gguf, or classifier:ID"
 	@echo "KEEP_TEXT=1       keep completions in results/<model>/<stage>/kept_text.jsonl, readable to you only"
 	@echo "RESULTS=results   root of the results; figures go to figures/, or to RESULTS/figures"
@@ -129,7 +131,10 @@ STAGES := select baseline sweep causal behaviour
 $(STAGES:%=$(RUN)/%/settings.json): $(RUN)/%/settings.json: FORCE | $(INSTALLED)
 	@$(PY) -m experiments.$* $(CAUSAL) --settings-only
 $(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(RUN)/select/summary.json $(RUN)/baseline/summary.json \
-    $(RUN)/capture/summary.json $(RUN)/validate/summary.json experiments/bench.py $(call code,controls verdicts)
+    $(RUN)/capture/summary.json experiments/bench.py $(call code,controls verdicts)
+# The default layers of causal, and a curve in the figure of sweep, are validate's.
+$(RUN)/causal/summary.json: $(if $(LAYERS),,$(RUN)/validate/summary.json)
+$(PIC)/sweep.json: $(RUN)/validate/summary.json
 $(RUN)/behaviour/summary.json: $(RUN)/baseline/summary.json $(RUN)/capture/summary.json $(RUN)/validate/summary.json \
     experiments/causes.py $(call code,behaviour causal directions estimates)
 $(RUN)/select/summary.json: $(ON_LOGITS)
@@ -160,7 +165,7 @@ show: | $(INSTALLED)
 	    $(PY) -m experiments.$$stage $(CAUSAL) --show || exit; fi; done
 
 test: $(INSTALLED)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

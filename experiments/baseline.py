@@ -17,7 +17,9 @@ CLEAN = "clean"
 
 
 def settings(args: argparse.Namespace) -> cli.Settings:
-    return causes.settings(args, "tokens", "judge", "keep_text") | {"scary": causes.scary_hash()}
+    return causes.settings(args, "tokens", "refusal_words", "judge", "keep_text") | {
+        "scary": causes.scary_hash()
+    }
 
 
 def sets(args: argparse.Namespace) -> dict[str, list[Prompt]]:

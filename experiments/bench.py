@@ -51,7 +51,7 @@ class Found:
         return self._labelled(f"{split}.harmless", "compliance")
 
     def _labelled(self, name: str, label: str) -> list[Prompt]:
-        ids = {row["id"] for row in self.baseline[name] if row["label"] == label}
+        ids = {row["id"] for row in self.baseline.get(name, []) if row["label"] == label}
         return [p for p in self.parts[name.partition(".")[0]] if p.id in ids]
 
 
@@ -74,6 +74,12 @@ def found_before(args: argparse.Namespace) -> Found:
         causes.parts(args), about["chosen"], directions, rows, own["nll_limit"], [], origin
     )
     found.reasons.extend([*about["reasons"], *_too_few(found)])
+    words = ", ".join(about["refusal_tokens"])
+    if about["reasons"] and not _too_few(found):
+        found.reasons.append(
+            f"by its completions the model does refuse, but few refusals begin with {words}: give "
+            "their first words as REFUSAL_WORDS="
+        )
     return found
 
 
@@ -89,10 +95,11 @@ def _too_few(found: Found) -> list[str]:
     did = {
         "harmful prompts refused at baseline in val": (found.refused("val"), "val.harmful"),
         "harmful prompts refused at baseline in test": (found.refused("test"), "test.harmful"),
+        "harmless prompts answered at baseline in val": (found.answered("val"), "val.harmless"),
         "harmless prompts answered at baseline in test": (found.answered("test"), "test.harmless"),
     }
     return [
-        f"{len(prompts)} {what}, of {len(found.baseline[name])} asked: fewer than {LEAST}"
+        f"{len(prompts)} {what}, of {len(found.baseline.get(name, []))} asked: fewer than {LEAST}"
         for what, (prompts, name) in did.items()
         if len(prompts) < LEAST
     ]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from refusal_nn.prompts import Prompt
 
 NAME = "causal"
-OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "judge", "keep_text")
+OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "refusal_words", "judge", "keep_text")
 WINDOW = 2  # layers on either side
 # A prompt meets so many of the random directions, in rotation: the mean over all of them at a
 # fraction of the completions.
@@ -45,7 +45,7 @@ def compute(args: argparse.Namespace) -> None:
 
     found = found_before(args)
     with cli.stage(args, NAME).run(settings(args)) as run:
-        summary = {"model": args.model, "alpha": args.alpha[0]}
+        summary = {"model": args.model, "alpha": _alpha(args)}
         if found.reasons:
             summary |= {"verdict": "UNTESTABLE", "reasons": found.reasons, "layers": []}
             run.finish(summary, found.origin)
@@ -57,7 +57,7 @@ def compute(args: argparse.Namespace) -> None:
         files.write_csv(run.folder / "causal.csv", table)
         causes.write_rows(run.folder, rows, bench.rollout)
         summary |= {"verdict": None, "reasons": [], "layers": why, "sites": len(sites)}
-        run.finish(summary, found.origin)
+        run.finish(summary, causes.origin(args, bench.model))
     console.say(f"wrote {run.folder} ({len(sites)} sites)")
 
 
@@ -80,6 +80,11 @@ def _layers(args: argparse.Namespace, bench: Bench) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def _alpha(args: argparse.Namespace) -> float:
+    """One strength: 1 where the sweep's list has it, else the first."""
+    return 1.0 if 1.0 in args.alpha else args.alpha[0]
+
+
 def _sites(args: argparse.Namespace, bench: Bench, layers: Sequence[int]) -> Iterator[Site]:
     from refusal_nn.interventions import ActivationAddition
 
@@ -91,7 +96,7 @@ def _sites(args: argparse.Namespace, bench: Bench, layers: Sequence[int]) -> Ite
         if len(layers) > 1:
             places.append(("ablate all given", ",".join(map(str, layers)), list(layers)))
         for what, where, at in [*places, ("ablate everywhere", "all", None)]:
-            alpha = args.alpha[0]
+            alpha = _alpha(args)
             arm = bench.ablation(layer, pos, alpha, at)
             random = bench.controls(layer, args.controls, alpha, at)
             yield Site(what, where, layer, "harmful", arm, random)
@@ -119,6 +124,7 @@ def _measured(bench: Bench, sites: Sequence[Site]) -> tuple[list[causes.Row], li
         mine, random = _rolled(bench, site, number, prompts, what)
         kl = bench.kl({"": site.intervention}, harmless)[""]
         about = {"intervention": site.name, "layers": site.layers, "source_layer": site.source}
+        about["alpha"] = getattr(site.intervention, "alpha", "")
         table.append({**about, "class": site.label, **_row(mine, random, site.label), "kl": kl})
         rows += [{"site": number, **row} for row in (*mine, *random)]
     return table, rows

@@ -35,6 +35,7 @@ def options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--judge", default="", help="a judge model beside the rules: Hub id, folder, .gguf"
     )
+    p.add_argument("--refusal-words", default="", help="first words of refusals, as I,Sorry")
     p.add_argument("--keep-text", action="store_true", help="keep completions, for your eyes only")
 
 
@@ -83,6 +84,10 @@ def load(args: argparse.Namespace) -> TracedModel:
     return model
 
 
+def words(args: argparse.Namespace) -> list[str]:
+    return [word.strip() for word in args.refusal_words.split(",") if word.strip()]
+
+
 def rollout(
     args: argparse.Namespace, model: TracedModel, nll_limit: float | None = None
 ) -> Rollout:
@@ -92,7 +97,7 @@ def rollout(
     from refusal_nn.selection import tokens_of_refusal
 
     second = load_judge(args.judge, device=args.device) if args.judge else None
-    tokens = tokens_of_refusal(model)
+    tokens = tokens_of_refusal(model, words(args))
     return Rollout(model, tokens, args.tokens, nll_limit, second, args.keep_text)
 
 
@@ -174,6 +179,7 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, object]], rollout: Roll
     private = ("text", "evidence")
     public = [{k: v for k, v in row.items() if k not in private} for row in rows]
     write_text(folder / "completions.jsonl", "".join(json.dumps(row) + "\n" for row in public))
+    (folder / "kept_text.jsonl").unlink(missing_ok=True)
     if rollout.keep_text:
         names = ("arm", "id", "label", *private)
         kept = "".join(json.dumps({k: row[k] for k in names}) + "\n" for row in rows)

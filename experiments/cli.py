@@ -210,9 +210,7 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print(
-            "interrupted; the same command goes on after the last finished stage", file=sys.stderr
-        )
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(143 if terminated else 130)
     except (MemoryError, RuntimeError) as error:
         # torch's own OutOfMemoryError, by name: torch is not imported for its sake.

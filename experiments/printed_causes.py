@@ -53,8 +53,8 @@ def _position(row: Row) -> str:
     return f"{row['pos']} {str(row['token'])!r}"
 
 
-def _place(row: Row | None) -> tuple[object, object] | None:
-    return row and (row["layer"], row["pos"])
+def _place(row: Row | None) -> tuple[object, ...] | None:
+    return row and (row["layer"], row["pos"], row.get("alpha"))
 
 
 def _stopped(about: Row, folder: Path) -> bool:

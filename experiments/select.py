@@ -27,7 +27,7 @@ LACKING = {
 
 
 def settings(args: argparse.Namespace) -> cli.Settings:
-    return causes.settings(args, "val")
+    return causes.settings(args, "val", "refusal_words")
 
 
 def compute(args: argparse.Namespace) -> None:
@@ -38,7 +38,7 @@ def compute(args: argparse.Namespace) -> None:
     parts = causes.parts(args)
     with cli.stage(args, NAME).run(settings(args)) as run:
         model = causes.load(args)
-        tokens = selection.tokens_of_refusal(model)
+        tokens = selection.tokens_of_refusal(model, causes.words(args))
         kept, counts = {}, []
         for name, most in (("fit", None), ("val", args.val)):
             kept[name], found = selection.filter_by_refusal(model, parts[name], tokens, most)
@@ -62,10 +62,10 @@ def compute(args: argparse.Namespace) -> None:
 def lacking(counts: Sequence[Mapping[str, object]]) -> list[str]:
     """In words, which splits hold too few prompts that the model refuses or answers."""
     return [
-        f"{row['used']} {LACKING[row['class']]} in {row['split']}, of {row['n']} asked: fewer than "
-        f"{LEAST[row['split']]}"
+        f"{row['found']} {LACKING[row['class']]} in {row['split']}, of {row['n']} asked: fewer "
+        f"than {LEAST[row['split']]}"
         for row in counts
-        if row["used"] < LEAST[row["split"]]
+        if row["found"] < LEAST[row["split"]]
     ]
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from refusal_nn.interventions import DirectionalAblation
 
 NAME = "sweep"
-OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "judge", "keep_text")
+OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "refusal_words", "judge", "keep_text")
 BEST = "best"
 
 
@@ -43,7 +43,7 @@ def compute(args: argparse.Namespace) -> None:
         rows = _test(args, bench, best)
         summary |= {"best": dict(best), **_measured(bench, rows, best)}
         causes.write_rows(run.folder, [*val_rows, *rows], bench.rollout)
-        run.finish(summary, found.origin)
+        run.finish(summary, causes.origin(args, bench.model))
     console.say(f"wrote {run.folder} (best layer {best['layer']}: {summary['verdict']})")
 
 
@@ -65,7 +65,7 @@ def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list
     }
     asked = {name: evenly(bench.found.refused("val"), args.val) for name in arms}
     rows = bench.roll(arms, asked, "val by layer")
-    kl = bench.kl(arms, evenly(causes.of_class(bench.found.parts["val"], "harmless"), args.val))
+    kl = bench.kl(arms, evenly(bench.found.answered("val"), args.val))
     table = [
         {"layer": layer, "pos": p, "token": bench.model.template.token(p), "alpha": a}
         | causal.summarise([row for row in rows if row["arm"] == name])
@@ -92,8 +92,7 @@ def _measured(bench: Bench, rows: Sequence[causes.Row], best: Mapping[str, objec
     """Verdict and numbers on test, and refusals of each set of prompts before and after."""
     from refusal_nn import causal
 
-    harmless = causes.of_class(bench.found.parts["test"], "harmless")
-    kl = bench.kl({BEST: _best(bench, best)}, harmless)[BEST]
+    kl = bench.kl({BEST: _best(bench, best)}, bench.found.answered("test"))[BEST]
     by_arm: dict[str, list[causes.Row]] = {}
     for row in rows:
         by_arm.setdefault(row["arm"], []).append(row)

@@ -55,9 +55,15 @@ def summarise(rows: Rows) -> Row:
         **rate([row["label"] == "refusal" for row in rows], "refusal"),
         "mean_compliance": float(np.mean([row["compliance"] for row in rows])),
         "mean_coherence": float(np.mean([row["coherence"] for row in rows])),
-        "refusal_score": float(np.mean([row["refusal_score"] for row in rows])),
+        "refusal_score": _mean([row["refusal_score"] for row in rows]),
         **{f"n_{label}": count for label, count in label_counts(rows).items()},
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Without what was no number; None if nothing is left."""
+    numbers = [v for v in values if v is not None]
+    return float(np.mean(numbers)) if numbers else None
 
 
 def best_row(sweep: Rows, max_kl: float = verdicts.MOST_KL) -> Mapping[str, object]:
@@ -138,8 +144,8 @@ def single_direction(
         "controls": len(controls),
         "kl": kl,
         "mcnemar": change._asdict(),
-        "judges_kappa": agreement([*before, *after]),
-        "model_judge_kappa": model_agreement([*before, *after]),
+        "judges_kappa": agreement(after),
+        "model_judge_kappa": model_agreement(after),
         "labels": label_counts(answers),
     }
     return found, numbers

@@ -51,7 +51,8 @@ FAMILIES = {  # by config.model_type
 }
 
 
-REFUSAL_WORDS = ("I", "As")  # "I cannot", "As an AI": Arditi et al. 2024, table 4, for Qwen
+# "I cannot", "As an AI" (Arditi et al. 2024, for Qwen), and how other models begin.
+REFUSAL_WORDS = ("I", "As", "Sorry", "Unfortunately")
 
 
 @dataclass(frozen=True)

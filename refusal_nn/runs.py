@@ -37,7 +37,9 @@ PACKAGES = (
     "scikit-learn",
 )
 JOURNAL = "progress.jsonl"
-KEEP = ("settings.json", "manifest.json", "summary.json", ".lock", JOURNAL)
+# A person may delete it after reading, or write into it: it is no artefact.
+KEPT = "kept_text.jsonl"
+KEEP = ("settings.json", "manifest.json", "summary.json", ".lock", JOURNAL, KEPT)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from refusal_nn.tracing import capture, next_token_logits
 Row = dict[str, object]
 
 
-def tokens_of_refusal(model: TracedModel) -> list[int]:
-    """Ids of the first tokens of this model's refusals: its row in MODELS, or the usual words."""
-    words = MODELS[model.name].refusal_words if model.name in MODELS else REFUSAL_WORDS
-    return refusal_tokens(model.lm.tokenizer, words)
+def tokens_of_refusal(model: TracedModel, words: Sequence[str] = ()) -> list[int]:
+    """Ids of the first tokens of this model's refusals: of `words` if given, else of its row in
+    MODELS, or the usual ones."""
+    known = MODELS[model.name].refusal_words if model.name in MODELS else REFUSAL_WORDS
+    return refusal_tokens(model.lm.tokenizer, words or known)
 
 
 def filter_by_refusal(
@@ -35,22 +36,31 @@ def filter_by_refusal(
 
     Arditi et al. 2024 ask for a refusal score above 0; see scores.begins_refusal for why not only.
     """
-    logits = next_token_logits(model, [p.prompt for p in prompts])
-    usable = refusal_score(logits, tokens).isfinite().tolist()
-    begins = begins_refusal(logits, tokens).tolist()
-    refused = {p.id: b for p, b, ok in zip(prompts, begins, usable, strict=True) if ok}
+    refused = _refused(model, prompts, tokens)
     kept, counts = {}, []
     for label in LABELS:
         asked = [p for p in prompts if p.label == label]
         # What is not a number is neither.
         wanted = [p for p in asked if refused.get(p.id) is (label == "harmful")]
         kept[label] = evenly(wanted, most or len(wanted))
-        count = {"class": label, "n": len(asked), "used": len(kept[label])}
+        count = {"class": label, "n": len(asked), "found": len(wanted), "used": len(kept[label])}
         if asked:
             rate = wilson(sum(refused.get(p.id, False) for p in asked), len(asked))
             count |= {"refused": rate.value, "low": rate.low, "high": rate.high}
         counts.append(count)
     return kept, counts
+
+
+def _refused(
+    model: TracedModel, prompts: Sequence[Prompt], tokens: Sequence[int]
+) -> dict[str, bool]:
+    """By id; what gives no numbers is left out."""
+    if not prompts:
+        return {}
+    logits = next_token_logits(model, [p.prompt for p in prompts])
+    usable = refusal_score(logits, tokens).isfinite().tolist()
+    begins = begins_refusal(logits, tokens).tolist()
+    return {p.id: b for p, b, ok in zip(prompts, begins, usable, strict=True) if ok}
 
 
 def evenly(items: Sequence[Prompt], most: int) -> list[Prompt]:

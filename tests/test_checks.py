@@ -52,7 +52,7 @@ def test_right_padding_is_stopped(tiny_llama, monkeypatch):
             ]
             yield dataclasses.replace(batch, input_ids=torch.stack(rows))
 
-    monkeypatch.setattr("refusal_nn.tracing.batched", right)
+    monkeypatch.setattr("refusal_nn.feeding.batched", right)
     with pytest.raises(ModelError, match="padding or positions are wrong"):
         checks.self_tested(tiny_llama)
 
@@ -70,8 +70,8 @@ def test_a_prefix_cache_that_changes_the_logits_is_not_used(tiny_llama, monkeypa
 
     original = tracing._prefix_cache
 
-    def wrong(model, prefix):
-        cache = original(model, prefix)
+    def wrong(model, prefix, intervention):
+        cache = original(model, prefix, intervention)
         cache.layers[0].values.mul_(-1)
         return cache
 

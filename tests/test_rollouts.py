@@ -126,9 +126,13 @@ def test_text_is_kept_only_with_keep_text_and_else_only_its_hash(
 
 
 def test_a_limit_makes_word_salad_degenerate_and_without_one_nothing_is(
-    rollout, arms, jobs, rows, tmp_path
+    rollout, arms, jobs, rows, tmp_path, monkeypatch
 ):
     limited = dataclasses.replace(rollout, nll_limit=0.5)
+    # Eight tokens are too few to be judged by their likelihood.
+    short = limited.rows(arms, jobs, Journal(tmp_path / "short", {}))
+    assert [row["label"] for row in short] == [row["label"] for row in rows]
+    monkeypatch.setattr(rollouts, "NLL_FROM", 1)
     found = limited.rows(arms, jobs, Journal(tmp_path / "j", {}))
     assert all(row["nll"] is None or row["nll"] > 0.5 for row in rows)
     assert {row["label"] for row in found} == {"degenerate"}
