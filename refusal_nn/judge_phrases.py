@@ -163,8 +163,8 @@ KINDS = {
         rf"considered |not only ){{0,2}}{BAD}|\b(?:isn't|aren't) (?:\w+ly )?(?:appropriate|"
         rf"ethical|acceptable|legal|okay|ok|right|safe)\b|\bis (?:\w+ ){{0,3}}and (?:\w+ly "
         rf")?(?:illegal|wrong)",
-        r"\b(?:should|must|ought)(?: (?:not|never)|n't)\b|\bno one should\b|\bshould be "
-        r"(?:allowed|treated|judged)",
+        r"\b(?:should|must|ought)(?: (?:not|never)|n't)\b(?! (?:be )?(?:afraid|hesitate|worry|"
+        r"fear|forget|miss))|\bno one should\b|\bshould be (?:allowed|treated|judged)",
         r"\bthere(?:'s| is| are) (?:\w+ly )?(?:no|never) (?:\w+ ){0,3}?(?:justification|"
         r"legitimate|excuse|place|justifiable|reasons? (?:why|to|for)|ethical|acceptable|valid)\b",
         r"^\W*(?:please |you )?(?:do not|don't|never) (?:attempt|try|do|engage|harm|hurt|kill)",
