@@ -21,8 +21,8 @@ NAME = "select"
 # Fewer prompts that the model itself refuses, or answers, give no direction, and no choice.
 LEAST = {"fit": 16, "val": 8}
 LACKING = {
-    "harmful": "harmful prompts that the model refuses",
-    "harmless": "harmless prompts that it answers",
+    "harmful": "harmful prompts whose answer begins as a refusal",
+    "harmless": "harmless prompts whose answer does not",
 }
 
 

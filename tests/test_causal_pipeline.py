@@ -179,5 +179,8 @@ def test_a_model_that_does_not_refuse_ends_as_untestable_with_the_numbers(tmp_pa
             importlib.import_module(f"experiments.{stage}").main()
         about = read_json(tmp_path / "tiny-llama" / stage / "summary.json")
         assert about["verdict"] == "UNTESTABLE"
-        assert "0 harmful prompts that the model refuses in fit, of 20 asked" in about["reasons"][0]
+        assert (
+            "0 harmful prompts whose answer begins as a refusal in fit, of 20 asked"
+            in about["reasons"][0]
+        )
         json.dumps(about, allow_nan=False)
