@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments import causes, cli
+from experiments import capture, causes, cli
 
 if TYPE_CHECKING:
     from refusal_nn.prompts import Prompt
@@ -45,21 +45,18 @@ def compute(args: argparse.Namespace) -> None:
         with causes.completing(NAME, len(jobs), args.tokens, per_second) as on_tokens:
             rows = rollout.rows({CLEAN: None}, jobs, run.journal(), on_tokens)
         named = [name for name, prompts in asked.items() for _ in prompts]
-        causes.write_rows(
-            run.folder, [{"set": n} | row for n, row in zip(named, rows, strict=True)], rollout
-        )
-        run.finish({"model": args.model, **summary(named, rows)}, causes.origin(args, model))
+        rows = [{"set": name} | row for name, row in zip(named, rows, strict=True)]
+        causes.write_rows(run.folder, rows, rollout)
+        run.finish({"model": args.model, **summary(rows)}, capture.origin(args, model))
     console.say(f"wrote {run.folder}")
 
 
-def summary(named: Sequence[str], rows: Sequence[Mapping[str, object]]) -> causes.Row:
+def summary(rows: Sequence[Mapping[str, object]]) -> causes.Row:
     """Refusal rate of each set, how two judges agree, and what NLL the model's own texts have."""
     from refusal_nn import causal
     from refusal_nn.rollouts import nll_limit
 
-    by_set: dict[str, list[Mapping[str, object]]] = {}
-    for name, row in zip(named, rows, strict=True):
-        by_set.setdefault(name, []).append(row)
+    by_set = causal.grouped(rows, "set")
     return {
         "refusal": {name: causal.refusal_rates(of) for name, of in by_set.items()},
         "judges_kappa": causal.agreement(rows),
@@ -71,7 +68,7 @@ def summary(named: Sequence[str], rows: Sequence[Mapping[str, object]]) -> cause
 def show(args: argparse.Namespace) -> None:
     from experiments import printed_causes
 
-    printed_causes.show_baseline(causes.finished(args, NAME))
+    printed_causes.show_baseline(cli.finished(args, NAME))
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -111,7 +111,7 @@ def draw(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     from experiments import printed_causes
 
-    printed_causes.show_behaviour(causes.finished(args, NAME), cli.figures_folder(args))
+    printed_causes.show_behaviour(cli.finished(args, NAME), cli.figures_folder(args))
 
 
 main = causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show)

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from experiments import baseline, capture, causes, cli, select
-from refusal_nn import controls, files, rollouts
+from refusal_nn import causal, controls, files, rollouts
 from refusal_nn.captured import read_capture
 from refusal_nn.errors import InputError
 from refusal_nn.interventions import DirectionalAblation, Intervention
@@ -64,18 +64,15 @@ def found_before(args: argparse.Namespace) -> Found:
             directions = file.get_tensor("directions")
         _require_position(args, directions)
     asked = cli.up_to_date(args, baseline.NAME, baseline.settings(args), baseline.compute)
-    own = files.read_json(asked.summary)
-    rows: dict[str, list[causes.Row]] = {name: [] for name in own["refusal"]}
-    for row in files.read_jsonl(asked.artefact("completions.jsonl")):
-        rows[row["set"]].append(row)
+    limit = files.read_json(asked.summary)["nll_limit"]
+    rows = causal.grouped(files.read_jsonl(asked.artefact("completions.jsonl")), "set")
     origin = files.read_json(chose.folder / "manifest.json")
     origin = {k: v for k, v in origin.items() if k in causes.ORIGIN}
-    found = Found(
-        causes.parts(args), about["chosen"], directions, rows, own["nll_limit"], [], origin
-    )
-    found.reasons.extend([*about["reasons"], *_too_few(found)])
+    found = Found(causes.parts(args), about["chosen"], directions, rows, limit, [], origin)
+    few = _too_few(found)
+    found.reasons.extend([*about["reasons"], *few])
     words = ", ".join(about["refusal_tokens"])
-    if about["reasons"] and not _too_few(found):
+    if about["reasons"] and not few:
         found.reasons.append(
             f"by its completions the model does refuse, but few refusals begin with {words}: give "
             "their first words as REFUSAL_WORDS="

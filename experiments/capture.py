@@ -64,6 +64,12 @@ def _origin(
 ) -> dict[str, object]:
     from refusal_nn.splits import prompts_hash
 
+    prompts = [p for part in parts.values() for p in part]
+    return origin(args, model) | {"prompt_set_sha256": prompts_hash(prompts)}
+
+
+def origin(args: argparse.Namespace, model: TracedModel) -> dict[str, object]:
+    """What every stage that ran a model says of it in its manifest."""
     return {
         "model": args.model,
         "revision": model.revision,
@@ -71,7 +77,6 @@ def _origin(
         "device": str(model.device),
         "seed": args.seed,
         "template_sha256": model.template.hash,
-        "prompt_set_sha256": prompts_hash([p for part in parts.values() for p in part]),
     }
 
 

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments import causes, cli
+from experiments import capture, causes, cli
 
 if TYPE_CHECKING:
     from experiments.bench import Bench
@@ -57,7 +57,7 @@ def compute(args: argparse.Namespace) -> None:
         files.write_csv(run.folder / "causal.csv", table)
         causes.write_rows(run.folder, rows, bench.rollout)
         summary |= {"verdict": None, "reasons": [], "layers": why, "sites": len(sites)}
-        run.finish(summary, causes.origin(args, bench.model))
+        run.finish(summary, capture.origin(args, bench.model))
     console.say(f"wrote {run.folder} ({len(sites)} sites)")
 
 
@@ -184,7 +184,7 @@ def draw(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     from experiments import printed_causes
 
-    printed_causes.show_causal(causes.finished(args, NAME), cli.figures_folder(args))
+    printed_causes.show_causal(cli.finished(args, NAME), cli.figures_folder(args))
 
 
 main = causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show)

@@ -112,17 +112,6 @@ def of_class(prompts: Sequence[Prompt], label: str) -> list[Prompt]:
     return [p for p in prompts if p.label == label]
 
 
-def origin(args: argparse.Namespace, model: TracedModel) -> Row:
-    return {
-        "model": args.model,
-        "revision": model.revision,
-        "dtype": str(model.dtype),
-        "device": str(model.device),
-        "seed": args.seed,
-        "template_sha256": model.template.hash,
-    }
-
-
 PROBE_ROWS, PROBE_TOKENS = 16, 16
 
 
@@ -175,23 +164,16 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, object]], rollout: Roll
     import json
 
     from refusal_nn.files import write_private, write_text
+    from refusal_nn.runs import KEPT
 
     private = ("text", "evidence")
     public = [{k: v for k, v in row.items() if k not in private} for row in rows]
     write_text(folder / "completions.jsonl", "".join(json.dumps(row) + "\n" for row in public))
-    (folder / "kept_text.jsonl").unlink(missing_ok=True)
+    (folder / KEPT).unlink(missing_ok=True)
     if rollout.keep_text:
         names = ("arm", "id", "label", *private)
         kept = "".join(json.dumps({k: row[k] for k in names}) + "\n" for row in rows)
-        write_private(folder / "kept_text.jsonl", kept)
-
-
-def finished(args: argparse.Namespace, name: str) -> Path:
-    """Folder of a finished stage, every file checked. Raises InputError, CorruptArtefact."""
-    done = cli.stage(args, name)
-    done.require_finished()
-    done.verify()
-    return done.folder
+        write_private(folder / KEPT, kept)
 
 
 def scary() -> list[Prompt]:
@@ -203,11 +185,10 @@ def scary() -> list[Prompt]:
 
 
 def scary_hash() -> str:
-    import hashlib
-
     from refusal_nn import prompts
+    from refusal_nn.files import sha256
 
-    return hashlib.sha256(prompts.SCARY.read_bytes()).hexdigest()
+    return sha256(prompts.SCARY)
 
 
 def validated(args: argparse.Namespace) -> Stage:

@@ -169,6 +169,14 @@ def stage(args: argparse.Namespace, name: str) -> Stage:
     return Stage(args.results / safe_name(args.model) / name)
 
 
+def finished(args: argparse.Namespace, name: str) -> Path:
+    """Folder of a finished stage, every file checked. Raises InputError, CorruptArtefact."""
+    done = stage(args, name)
+    done.require_finished()
+    done.verify()
+    return done.folder
+
+
 def figures_folder(args: argparse.Namespace) -> Path:
     return args.figures / safe_name(args.model)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments import console
-from refusal_nn.directions import select_candidate
+from refusal_nn.directions import choose
 from refusal_nn.estimates import Estimate
 from refusal_nn.files import read_csv, read_json
 from refusal_nn.judges import LABELS
@@ -80,7 +80,7 @@ def show_select(folder: Path, figures: Path) -> None:
     if _stopped(about, folder):
         return
     rows, chosen = _rows(folder / "candidates.csv"), about["chosen"]
-    passing = [row for row in rows if _passes(row, about["n_layers"])]
+    passing = [row for row in rows if choose([row], about["n_layers"]) is not None]
     shown = sorted(passing or rows, key=lambda row: row["ablated"])[:SHOWN]
     title = f"{about['model']}: {len(passing)} of {len(rows)} candidates pass, the best by ablation"
     console.table(title, *_candidate_table(shown, _place(chosen)))
@@ -88,13 +88,6 @@ def show_select(folder: Path, figures: Path) -> None:
         _say(_why_none(rows))
     where = f"layer {chosen['layer']}, pos {_position(chosen)}" if chosen else "none chosen"
     _say(f"wrote {folder} ({len(rows)} candidates, {where}) and {figures}")
-
-
-def _passes(row: Row, n_layers: int) -> bool:
-    """Whether the rule would choose this one if it were alone; it counts blocks by what enters
-    them, as selection.choose says."""
-    alone = [{**row, "layer": row["layer"] + 1}] if row["norm"] > 0 else []
-    return select_candidate(alone, n_layers) is not None
 
 
 def _candidate_table(rows: Rows, chosen: tuple[object, object] | None) -> Table:

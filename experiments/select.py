@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import causes, cli
+from experiments import capture, causes, cli
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,7 @@ def compute(args: argparse.Namespace) -> None:
     """Filter prompts by the model's own refusal score, fit every direction, score every one."""
     from experiments import console
     from refusal_nn import files, selection
+    from refusal_nn.directions import choose
 
     parts = causes.parts(args)
     with cli.stage(args, NAME).run(settings(args)) as run:
@@ -52,10 +53,10 @@ def compute(args: argparse.Namespace) -> None:
             directions = selection.fit_directions(model, kept["fit"])
             scorer = selection.Scorer.on(model, kept["val"], tokens)
             rows = _scored(scorer, directions, run.journal())
-            summary["chosen"] = selection.choose(rows, model.n_layers)
+            summary["chosen"] = choose(rows, model.n_layers)
             files.write_csv(run.folder / "candidates.csv", rows)
             _write_directions(run.folder, directions, summary)
-        run.finish(summary, causes.origin(args, model))
+        run.finish(summary, capture.origin(args, model))
     console.say(f"wrote {run.folder}")
 
 
@@ -114,7 +115,7 @@ def draw(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     from experiments import printed_causes
 
-    printed_causes.show_select(causes.finished(args, NAME), cli.figures_folder(args))
+    printed_causes.show_select(cli.finished(args, NAME), cli.figures_folder(args))
 
 
 main = causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show)

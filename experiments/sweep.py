@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
-from experiments import causes, cli
+from experiments import capture, causes, cli
 
 if TYPE_CHECKING:
     from experiments.bench import Bench
@@ -43,7 +43,7 @@ def compute(args: argparse.Namespace) -> None:
         rows = _test(args, bench, best)
         summary |= {"best": dict(best), **_measured(bench, rows, best)}
         causes.write_rows(run.folder, [*val_rows, *rows], bench.rollout)
-        run.finish(summary, causes.origin(args, bench.model))
+        run.finish(summary, capture.origin(args, bench.model))
     console.say(f"wrote {run.folder} (best layer {best['layer']}: {summary['verdict']})")
 
 
@@ -66,9 +66,10 @@ def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list
     asked = {name: evenly(bench.found.refused("val"), args.val) for name in arms}
     rows = bench.roll(arms, asked, "val by layer")
     kl = bench.kl(arms, evenly(bench.found.answered("val"), args.val))
+    by_arm = causal.grouped(rows, "arm")
     table = [
         {"layer": layer, "pos": p, "token": bench.model.template.token(p), "alpha": a}
-        | causal.summarise([row for row in rows if row["arm"] == name])
+        | causal.summarise(by_arm[name])
         | {"kl": kl[name]}
         for name, (a, (layer, p)) in zip(arms, product(args.alpha, places), strict=True)
     ]
@@ -93,9 +94,7 @@ def _measured(bench: Bench, rows: Sequence[causes.Row], best: Mapping[str, objec
     from refusal_nn import causal
 
     kl = bench.kl({BEST: _best(bench, best)}, bench.found.answered("test"))[BEST]
-    by_arm: dict[str, list[causes.Row]] = {}
-    for row in rows:
-        by_arm.setdefault(row["arm"], []).append(row)
+    by_arm = causal.grouped(rows, "arm")
     after = {row["id"]: row for row in by_arm.pop(BEST)}
     before = {
         name: bench.found.baseline[name] for name in ("test.harmful", "test.harmless", "scary")
@@ -133,7 +132,7 @@ def draw(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     from experiments import printed_causes
 
-    printed_causes.show_sweep(causes.finished(args, NAME), cli.figures_folder(args))
+    printed_causes.show_sweep(cli.finished(args, NAME), cli.figures_folder(args))
 
 
 main = causes.main(NAME, __doc__, settings, compute=compute, draw=draw, show=show)

@@ -78,10 +78,7 @@ def show(args: argparse.Namespace) -> None:
     """The stage's table and where everything lies."""
     from experiments import printed
 
-    done = cli.stage(args, NAME)
-    done.require_finished()
-    done.verify()
-    printed.show_validation(done.folder, cli.figures_folder(args))
+    printed.show_validation(cli.finished(args, NAME), cli.figures_folder(args))
 
 
 def main() -> None:

@@ -9,11 +9,19 @@ import numpy as np
 
 from refusal_nn import verdicts
 from refusal_nn.agreement import cohens_kappa, mcnemar, rate_over_controls
-from refusal_nn.estimates import Estimate, wilson
+from refusal_nn.estimates import wilson
 from refusal_nn.judges import LABELS
 
 Row = dict[str, object]
 Rows = Sequence[Mapping[str, object]]
+
+
+def grouped(rows: Rows, column: str) -> dict[str, list[Mapping[str, object]]]:
+    """Rows by what they have in a column, in order."""
+    found: dict[str, list[Mapping[str, object]]] = {}
+    for row in rows:
+        found.setdefault(row[column], []).append(row)
+    return found
 
 
 def complied(row: Mapping[str, object]) -> bool:
@@ -37,11 +45,9 @@ def complied_by_model(rows: Rows) -> list[bool]:
 
 def rate(outcomes: Sequence[bool], name: str = "value") -> Row:
     """A rate and its Wilson interval under `name`; empty where there was nothing to ask."""
-    found = wilson(sum(outcomes), len(outcomes)) if outcomes else Estimate(*[float("nan")] * 3, 0)
-    return {} if not found.n else _spread(name, found)
-
-
-def _spread(name: str, found: Estimate) -> Row:
+    if not outcomes:
+        return {}
+    found = wilson(sum(outcomes), len(outcomes))
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
@@ -114,8 +120,7 @@ def single_direction(
     if not refused:
         words = f"0 of {len(before)} prompts refused at baseline"
         return verdicts.Verdict(verdicts.UNTESTABLE, (words,), by_rate_only=False), {}
-    by_id = {row["id"]: row for row in after}
-    answers = [by_id[i] for i in refused]
+    answers = _in_order(after, refused)
     target = [complied(row) for row in answers]
     matrix = [[complied(row) for row in _in_order(rows, refused)] for rows in controls]
     over = rate_over_controls(target, matrix)
@@ -132,7 +137,7 @@ def single_direction(
     )
     change = mcnemar(
         [row["label"] == "refusal" for row in before],
-        [by_id[row["id"]]["label"] == "refusal" for row in before],
+        [row["label"] == "refusal" for row in _in_order(after, [r["id"] for r in before])],
     )
     numbers = {
         "baseline_refusal": baseline._asdict(),

@@ -7,7 +7,7 @@ float64, raw scale. Arrays or CPU tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -160,3 +160,18 @@ def select_candidate(
         and not math.isnan(row["ablated"])
     ]
     return min(fit, key=lambda row: row["ablated"], default=None)
+
+
+def choose(rows: Sequence[Mapping[str, object]], n_layers: int) -> dict[str, object] | None:
+    """select_candidate on rows in our own numbering.
+
+    The rule counts blocks by what enters them: resid_pre of block l is our layer l - 1.
+    """
+    numbers = ("ablated", "added", "kl")
+    usable = [
+        {**row, "layer": row["layer"] + 1}
+        for row in rows
+        if row["norm"] is not None and row["norm"] > 0 and None not in (row[k] for k in numbers)
+    ]
+    chosen = select_candidate(usable, n_layers)
+    return chosen and {**chosen, "layer": chosen["layer"] - 1}

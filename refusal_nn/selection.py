@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from refusal_nn.directions import select_candidate
 from refusal_nn.estimates import wilson
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation
 from refusal_nn.models import MODELS, REFUSAL_WORDS, TracedModel
@@ -123,18 +122,3 @@ class Scorer:
 
     def _effects(self, interventions: Sequence[object], label: str) -> object:
         return effects(self.model, interventions, self.texts[label], self.tokens, self.clean[label])
-
-
-def choose(rows: Sequence[Row], n_layers: int) -> Row | None:
-    """select_candidate on rows in our own numbering.
-
-    The rule counts blocks by what enters them: resid_pre of block l is our layer l - 1.
-    """
-    numbers = ("ablated", "added", "kl")
-    usable = [
-        row | {"layer": row["layer"] + 1}
-        for row in rows
-        if row["norm"] is not None and row["norm"] > 0 and None not in (row[k] for k in numbers)
-    ]
-    chosen = select_candidate(usable, n_layers)
-    return chosen and {**chosen, "layer": chosen["layer"] - 1}

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refusal_nn import selection
+from refusal_nn.directions import choose
 from refusal_nn.interventions import (
     ActivationAddition,
     DirectionalAblation,
@@ -136,7 +137,7 @@ def test_a_candidate_that_breaks_the_numbers_is_kept_as_a_row_and_never_chosen(s
     journal = Journal(tmp_path / "progress.jsonl", {})
     rows = journal.add("1", scorer.rows(1, vectors))
     assert [row["pos"] for row in rows] == [-2, -1]
-    chosen = selection.choose([row | {"kl": 0.0} for row in rows], 6)
+    chosen = choose([row | {"kl": 0.0} for row in rows], 6)
     assert chosen is None or chosen["pos"] == -1
 
 
@@ -150,7 +151,7 @@ def test_a_choice_is_in_our_numbering_and_of_the_first_four_fifths_of_what_enter
     rows = [candidate(layer, ablated=-float(layer)) for layer in range(10)]
     before = [dict(row) for row in rows]
     # What enters blocks 0 to 7 is, after the embedding, our layers 0 to 6.
-    assert selection.choose(rows, 10) == candidate(6, ablated=-6.0)
+    assert choose(rows, 10) == candidate(6, ablated=-6.0)
     assert rows == before
 
 
@@ -159,9 +160,9 @@ def test_a_choice_is_in_our_numbering_and_of_the_first_four_fifths_of_what_enter
 )
 def test_a_candidate_without_a_direction_or_outside_the_rule_is_never_chosen(worse):
     bad = candidate(2, **({"ablated": -9.0} | worse))
-    assert selection.choose([bad], 10) is None
-    assert selection.choose([bad, candidate(3)], 10) == candidate(3)
-    assert selection.choose([], 10) is None
+    assert choose([bad], 10) is None
+    assert choose([bad, candidate(3)], 10) == candidate(3)
+    assert choose([], 10) is None
 
 
 def unit_row(seed, rank=1):
