@@ -1,22 +1,36 @@
-"""What can be done to the residual stream inside a trace: frozen dataclasses with one method,
-written in forward order.
+"""What can be done to the residual stream inside a trace: frozen dataclasses whose steps say what
+and where.
 
-The vectors of an intervention are one set for all prompts, or a stack of sets with one per row of
-the batch; `take` picks the sets of a batch.
+A trace must ask for places in forward order, whoever asks, so interventions do not act themselves:
+`apply` sorts the steps of all. The vectors of an intervention are one set for all prompts, or a
+stack of sets with one per row of the batch; `take` picks the sets of a batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from refusal_nn.models import TracedModel
+
+
+# Places inside a block, in forward order; the embedding comes before block 0.
+ATTENTION, MLP, BLOCK = range(3)
+EMBEDDING = (-1, 0)
+
+
+class Step(NamedTuple):
+    """What to do at one place: (layer, place inside the block)."""
+
+    place: tuple[int, int]
+    do: Callable[[], None]
 
 
 class Intervention(Protocol):
@@ -29,7 +43,18 @@ class Intervention(Protocol):
 
     def take(self, sets: Sequence[int]) -> Intervention: ...
 
-    def apply(self, model: TracedModel) -> None: ...
+    def steps(self, model: TracedModel) -> Iterator[Step]: ...
+
+
+def apply(model: TracedModel, *interventions: Intervention | None) -> None:
+    """Do the steps of all in forward order; call it first inside a trace.
+
+    At one place the model's own adapter comes first, then the interventions as they are given.
+    """
+    given = (one for one in (model.adapter, *interventions) if one is not None)
+    steps = [step for one in given for step in one.steps(model)]
+    for step in sorted(steps, key=lambda step: step.place):
+        step.do()
 
 
 def project_out(x: Tensor, basis: Tensor, alpha: float = 1.0) -> Tensor:
@@ -85,15 +110,20 @@ class DirectionalAblation:
         return dataclasses.replace(self, basis=self.basis[list(sets)])
 
     def apply(self, model: TracedModel) -> None:
-        """Edit in forward order; call it first inside a trace."""
+        """Edit in forward order; call it first inside a trace of your own."""
+        apply(model, self)
+
+    def steps(self, model: TracedModel) -> Iterator[Step]:
+        """Projections of every write, or of the given blocks' outputs."""
         if self.layers is not None:
             for layer in sorted(set(self.layers)):
-                _edit(model.blocks[layer], self._ablated)
+                yield _edit((layer, BLOCK), model.blocks[layer], self._ablated)
             return
-        _edit(model.embedding, self._ablated)
-        for block in model.blocks:
-            _edit(getattr(block, model.family.attention_write), self._ablated)
-            _edit(getattr(block, model.family.mlp_write), self._ablated)
+        yield _edit(EMBEDDING, model.embedding, self._ablated)
+        for layer, block in enumerate(model.blocks):
+            attention = getattr(block, model.family.attention_write)
+            yield _edit((layer, ATTENTION), attention, self._ablated)
+            yield _edit((layer, MLP), getattr(block, model.family.mlp_write), self._ablated)
 
     def _ablated(self, x: Tensor) -> Tensor:
         return project_out(x, self.basis, self.alpha)
@@ -128,8 +158,12 @@ class ActivationAddition:
         return dataclasses.replace(self, vector=self.vector[list(sets)])
 
     def apply(self, model: TracedModel) -> None:
-        """Edit the block's output; call it first inside a trace."""
-        _edit(model.blocks[self.layer], self._added)
+        """Edit in forward order; call it first inside a trace of your own."""
+        apply(model, self)
+
+    def steps(self, model: TracedModel) -> Iterator[Step]:
+        """The addition to the block's output."""
+        yield _edit((self.layer, BLOCK), model.blocks[self.layer], self._added)
 
     def _added(self, x: Tensor) -> Tensor:
         vector = self.vector if self.sets is None else self.vector[:, None]
@@ -153,9 +187,29 @@ def stacked(interventions: Sequence[Intervention]) -> Intervention | None:
     return dataclasses.replace(first, **{name: torch.stack(vectors)})
 
 
-def _edit(site: object, edit: Callable[[Tensor], Tensor]) -> None:
-    out = site.output
-    site.output = (edit(out[0]), *out[1:]) if isinstance(out, tuple) else edit(out)
+@dataclass(frozen=True)
+class Reading:
+    """Copies of the stream after every block at `positions`, into `into`: a list saved in the
+    trace."""
+
+    into: list[Tensor]
+    positions: Sequence[int]
+
+    def steps(self, model: TracedModel) -> Iterator[Step]:
+        """One copy per block; a slice that is not cloned would take its whole storage along."""
+        for layer, block in enumerate(model.blocks):
+            yield Step((layer, BLOCK), functools.partial(self._read, block))
+
+    def _read(self, block: object) -> None:
+        self.into.append(block.output[:, list(self.positions)].clone())
+
+
+def _edit(place: tuple[int, int], site: object, change: Callable[[Tensor], Tensor]) -> Step:
+    def do() -> None:
+        out = site.output
+        site.output = (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+
+    return Step(place, do)
 
 
 def _require_width(vectors: Tensor, model: TracedModel) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
     from nnsight import TransformersModel
 
+    from refusal_nn.interventions import Intervention
     from refusal_nn.templates import Template
 
 
@@ -91,7 +92,8 @@ class TracedModel:
 
     lm: the model, weights frozen. revision: commit, or sha256 of a weights file. stop_ids: tokens
     that end a turn. notes: what loading chose, in words. shares_prefix: whether a cached prefix
-    gives the logits that a whole prompt gives. self_test: what loading measured.
+    gives the logits that a whole prompt gives. self_test: what loading measured. adapter: what is
+    part of the model though not of its weights, applied in every trace before anything else.
     """
 
     name: str
@@ -104,6 +106,7 @@ class TracedModel:
     shares_prefix: bool = True
     self_test: dict[str, object] = field(default_factory=dict)
     remote: bool = False
+    adapter: Intervention | None = None
 
     @property
     def module(self) -> torch.nn.Module:

@@ -13,6 +13,7 @@ from refusal_nn.prompt_files import HUB_SETS, fetch, read_rows
 
 BUNDLED = Path(__file__).parent.parent / "prompts" / "pairs.jsonl"
 SCARY = BUNDLED.with_name("scary.jsonl")
+EVERYDAY = BUNDLED.with_name("everyday.jsonl")
 LABELS = ("harmful", "harmless")
 TEXT_COLUMNS = ("prompt", "text", "goal", "instruction", "behavior", "question")
 # What public sets call the classes.

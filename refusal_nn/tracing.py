@@ -18,7 +18,7 @@ from torch import Tensor
 
 from refusal_nn.activations import Activations, check_finite
 from refusal_nn.feeding import Completion, Feed, Running, begin, budget, completion, feeds
-from refusal_nn.interventions import Intervention
+from refusal_nn.interventions import Intervention, Reading, apply
 from refusal_nn.models import TracedModel
 
 # Greedy, with the stop tokens left to the caller so that the number of steps is known, and without
@@ -40,6 +40,7 @@ def capture(
     model: TracedModel,
     prompts: Sequence[str],
     positions: Sequence[int] = (-1,),
+    intervention: Intervention | None = None,
     *,
     groups: Sequence[str] | None = None,
     token_budget: int | None = None,
@@ -47,7 +48,7 @@ def capture(
     on_batch: Callable[[int], object] = lambda tokens: None,
 ) -> Activations:
     """Residual stream after every block at `positions` (negative, from the end), and streamed means
-    per group.
+    per group, clean or under an intervention.
 
     groups: a name per prompt (default: one group `all`). token_budget: padded tokens per batch.
     on_batch is told the tokens done. Memory is bounded by one batch and the positions kept. Raises
@@ -68,8 +69,8 @@ def capture(
         for g in counts
     }
     wanted = [*post, *positions]
-    for feed in _feeds(model, ids, reach, token_budget, share_prefix):
-        batch, states = feed.batch, _states(model, feed.inputs, wanted)
+    for feed in _feeds(model, ids, reach, token_budget, share_prefix, intervention):
+        batch, states = feed.batch, _states(model, feed.inputs, wanted, feed.edit)
         check_finite(states, batch, model)
         kept[:, batch.rows] = states[:, :, len(post) :]
         for g in counts:
@@ -112,8 +113,7 @@ def last_states(
     ids = model.template.render(prompts)
     for feed in _feeds(model, ids, 1, None, False, intervention):
         with torch.no_grad(), model.lm.trace(feed.inputs, remote=model.remote) as tracer:
-            if feed.edit is not None:
-                feed.edit.apply(model)
+            apply(model, feed.edit)
             stream = nnsight.save(model.blocks[-1].output.clone())
             tracer.stop()
         found.append(stream[feed.batch.attention_mask.bool()].float().cpu())
@@ -174,6 +174,7 @@ def token_nll(
             feed.batch.input_ids[:, -kept:],
         )
         with torch.no_grad(), model.lm.trace(inputs, remote=model.remote):
+            apply(model)
             nll = nnsight.save(_nll(model.lm.output.logits, targets))
         for row, values in zip(feed.batch.rows, nll.float().cpu(), strict=True):
             found[row] = values[-len(completions[row]) :]
@@ -198,8 +199,7 @@ def _prefix_cache(
     ids = torch.tensor([prefix] * rows, device=model.device)
     inputs = {"input_ids": ids, "use_cache": True, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad(), model.lm.trace(inputs, remote=model.remote) as tracer:
-        if intervention is not None:
-            intervention.apply(model)
+        apply(model, intervention)
         cache = nnsight.save(model.base.output.past_key_values)
         tracer.stop()
     return cache
@@ -215,18 +215,22 @@ def _decode(model: TracedModel, state: Running, steps: int) -> Running:
     }
     with torch.no_grad(), model.lm.generate(inputs, remote=model.remote, **options) as tracer:
         # A loop over steps that asks for nothing would never end.
-        if state.edit is not None:
+        if state.edit is not None or model.adapter is not None:
             for _ in tracer.iter[:steps]:
-                state.edit.apply(model)
+                apply(model, state.edit)
         ids = nnsight.save(tracer.result)
     return state.extended(ids)
 
 
-def _states(model: TracedModel, inputs: dict[str, object], positions: list[int]) -> Tensor:
+def _states(
+    model: TracedModel,
+    inputs: dict[str, object],
+    positions: list[int],
+    intervention: Intervention | None,
+) -> Tensor:
     with torch.no_grad(), model.lm.trace(inputs, remote=model.remote) as tracer:
         stream = nnsight.save([])
-        for block in model.blocks:
-            stream.append(block.output[:, positions].clone())
+        apply(model, intervention, Reading(stream, positions))
         tracer.stop()
     return torch.stack([states.float().cpu() for states in stream])
 
@@ -235,7 +239,6 @@ def _logits(
     model: TracedModel, inputs: dict[str, object], intervention: Intervention | None
 ) -> Tensor:
     with torch.no_grad(), model.lm.trace(inputs, remote=model.remote):
-        if intervention is not None:
-            intervention.apply(model)
+        apply(model, intervention)
         logits = nnsight.save(model.lm.output.logits[:, -1].clone())
     return logits.float().cpu()

@@ -5,7 +5,13 @@ import contextlib
 import pytest
 import torch
 
-from refusal_nn.interventions import ActivationAddition, DirectionalAblation, orthonormal
+from refusal_nn.interventions import (
+    BLOCK,
+    ActivationAddition,
+    DirectionalAblation,
+    Step,
+    orthonormal,
+)
 from refusal_nn.tracing import generate, next_token_logits, token_nll
 
 NEW = 21
@@ -171,8 +177,11 @@ def test_rows_that_stop_early_are_cut_there_and_the_others_go_on(tiny_llama, tex
 
 def test_an_exception_inside_the_trace_leaves_the_model_as_it_was(tiny_model, texts):
     class Fails(DirectionalAblation):
-        def apply(self, model):
-            super().apply(model)
+        def steps(self, model):
+            yield from super().steps(model)
+            yield Step((model.n_layers - 1, BLOCK), self.fail)
+
+        def fail(self):
             raise RuntimeError("on purpose")
 
     before = next_token_logits(tiny_model, texts[:2])
