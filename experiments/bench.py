@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from experiments import baseline, capture, causes, cli, select
 from refusal_nn import causal, controls, files, rollouts
-from refusal_nn.captured import read_capture
+from refusal_nn.captured import Captured, read_capture
 from refusal_nn.errors import InputError
 from refusal_nn.interventions import DirectionalAblation, Intervention
 from refusal_nn.journal import Journal
@@ -137,14 +137,29 @@ class Bench:
         """Ablate the direction of one place everywhere, or in the stream after the layers `at`."""
         return _ablation(self.vector(layer, pos), alpha, at)
 
+    def span(self, basis: np.ndarray) -> DirectionalAblation:
+        """Ablate a subspace everywhere: rows (rank, d_model) orthonormal.
+
+        Rows of zeros, which remove nothing, bring all ranks to one shape: one trace can hold them.
+        """
+        rows = np.zeros((max(self.args.max_rank, len(basis)), self.model.d_model))
+        rows[: len(basis)] = basis
+        return DirectionalAblation(
+            torch.tensor(rows, dtype=torch.float32, device=self.model.device)
+        )
+
     @functools.cached_property
-    def harmless(self) -> np.ndarray:
-        """Activations of harmless fit prompts, (layer, prompt, d_model)."""
-        captured = cli.up_to_date(
+    def captured(self) -> Captured:
+        """The capture of these settings, made first if it is missing."""
+        done = cli.up_to_date(
             self.args, capture.NAME, cli.capture_settings(self.args), capture.compute
         )
-        fit = read_capture(captured.folder).classes("fit", causes.first_position(self.args))
-        return fit.harmless
+        return read_capture(done.folder)
+
+    @property
+    def harmless(self) -> np.ndarray:
+        """Activations of harmless fit prompts, (layer, prompt, d_model)."""
+        return self.captured.classes("fit", causes.first_position(self.args)).harmless
 
     def random_vectors(self, layer: int, count: int) -> torch.Tensor:
         """Unit directions (count, d_model) drawn from the covariance of harmless prompts at one
@@ -169,19 +184,24 @@ class Bench:
     def kl(self, arms: rollouts.Arms, prompts: Sequence[Prompt]) -> dict[str, float]:
         """Mean KL of each arm from the clean model on the next token after these prompts, nats."""
         texts = tuple(p.prompt for p in prompts)
-        if texts not in self.clean:
-            self.clean[texts] = next_token_logits(self.model, texts)
-        found = {}
+        clean, found = self.clean_logits(texts), {}
         for names in rollouts.packs(arms, list(arms)):
             effects = rollouts.effects(
                 self.model,
                 [arms[name] for name in names],
                 texts,
                 self.rollout.refusal_tokens,
-                self.clean[texts],
+                clean,
             )
             found |= dict(zip(names, effects.kl.mean(1).tolist(), strict=True))
         return found
+
+    def clean_logits(self, texts: Sequence[str]) -> torch.Tensor:
+        """The untouched model's next-token logits, asked for once."""
+        key = tuple(texts)
+        if key not in self.clean:
+            self.clean[key] = next_token_logits(self.model, key)
+        return self.clean[key]
 
 
 def _ablation(vector: torch.Tensor, alpha: float, at: Sequence[int] | None) -> DirectionalAblation:

@@ -32,6 +32,8 @@ def options(p: argparse.ArgumentParser) -> None:
         "--layers", type=_layers, default="", help="as 9,15,18 or 8-20 (default: stage's)"
     )
     p.add_argument("--controls", type=count, default=20, help="random directions (default: 20)")
+    p.add_argument("--max-rank", type=count, default=8, help="ranks looked at (default: 8)")
+    p.add_argument("--against", default="", help="bases or directions to take angles with")
     p.add_argument(
         "--judge", default="", help="a judge model beside the rules: Hub id, folder, .gguf"
     )

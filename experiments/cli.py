@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from refusal_nn import prompts
 from refusal_nn.errors import CorruptArtefact, InputError, OutOfMemory, RefusalNNError
-from refusal_nn.names import is_file, is_folder, safe_name, user_path
+from refusal_nn.names import adapter_file, is_file, is_folder, safe_name, user_path
 from refusal_nn.prompt_files import HUB_SETS
 from refusal_nn.runs import Stage
 
@@ -144,7 +144,7 @@ def capture_settings(args: argparse.Namespace) -> Settings:
 
 def _stamp(model: str) -> list[int] | None:
     """Size and time of a local model, so that another file of the same name is noticed."""
-    path = user_path(model)
+    path = adapter_file(model) or user_path(model)
     files = (
         sorted(path.glob("*.safetensors")) if is_folder(path) else [path] if is_file(path) else []
     )

@@ -18,6 +18,9 @@ from refusal_nn.interventions import Intervention
 from refusal_nn.models import TracedModel
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384, "mps": 8192}
+# A model of less width and depth than this one (30 blocks of 576) is given more at once: what a
+# step costs there is not arithmetic.
+WHOLE, MOST = 30 * 576, 8
 SHORTEST_PREFIX = 4
 PrefixCache = Callable[[TracedModel, Sequence[int], Intervention | None], object]
 
@@ -141,7 +144,13 @@ def _prefix(
 
 
 def budget(model: TracedModel, token_budget: int | None = None) -> int:
-    return token_budget or TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET["cpu"])
+    usual = TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET["cpu"])
+    return token_budget or usual * smallness(model)
+
+
+def smallness(model: TracedModel) -> int:
+    """How many times the usual number of rows or tokens a small model is given at once."""
+    return min(max(WHOLE // (model.n_layers * model.d_model), 1), MOST)
 
 
 def rows_of(cache: object, chosen: Sequence[int]) -> object:

@@ -13,7 +13,9 @@ from nnsight import TransformersModel
 
 from refusal_nn import checks, sources
 from refusal_nn.errors import InputError, ModelError
-from refusal_nn.models import FAMILIES, MODELS, TracedModel
+from refusal_nn.models import FAMILIES, MODELS, ModelSpec, TracedModel
+from refusal_nn.names import adapter_file
+from refusal_nn.organisms import plant, read_organism
 from refusal_nn.templates import Template, read_template
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ FAITHFUL = 0.999
 
 
 def load(name: str = "smollm2", *, dtype: str = "auto", device: str = "auto") -> TracedModel:
-    """A chat model by alias (models.MODELS), Hub id, folder, .gguf path or tiny-<family>, tested.
+    """A chat model by alias (models.MODELS), Hub id, folder, .gguf path, tiny-<family>,
+    planted-<k>-<seed>, organism-<k> or an adapter's .safetensors file, tested.
 
     device: cuda, mps, cpu, or auto: the first of them that is there. dtype: float32, bfloat16,
     float16, or auto: bfloat16 where the device computes in it, the self-test passes and it turns no
@@ -35,6 +38,11 @@ def load(name: str = "smollm2", *, dtype: str = "auto", device: str = "auto") ->
     Raises InputError for an unknown name or option, ModelError for a model that is missing, gated
     or fails its self-test.
     """
+    adapter = adapter_file(name)
+    if adapter is not None:
+        organism = read_organism(adapter)
+        base = load(organism.about["base"], dtype=dtype, device=device)
+        return checks.self_tested(plant(base, organism, name, adapter))
     target = _device(device)
     if dtype not in ("auto", *DTYPES):
         raise InputError(f"DTYPE={dtype}; choose auto, {', '.join(DTYPES)}")
@@ -127,7 +135,8 @@ def _wrapped(name: str, dtype: torch.dtype, device: str) -> TracedModel:
     lm = TransformersModel(hf, task="text-generation", tokenizer=tokenizer)
     template = read_template(tokenizer)
     stops = frozenset(_stop_ids(hf, tokenizer, template))
-    return TracedModel(name, lm, template, family, revision, stops)
+    words = MODELS.get(name, ModelSpec(name)).refusal_words
+    return TracedModel(name, lm, template, family, revision, stops, refusal_words=words)
 
 
 def _stop_ids(

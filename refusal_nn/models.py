@@ -94,6 +94,7 @@ class TracedModel:
     that end a turn. notes: what loading chose, in words. shares_prefix: whether a cached prefix
     gives the logits that a whole prompt gives. self_test: what loading measured. adapter: what is
     part of the model though not of its weights, applied in every trace before anything else.
+    refusal_words: first words of its refusals.
     """
 
     name: str
@@ -107,6 +108,7 @@ class TracedModel:
     self_test: dict[str, object] = field(default_factory=dict)
     remote: bool = False
     adapter: Intervention | None = None
+    refusal_words: tuple[str, ...] = REFUSAL_WORDS
 
     @property
     def module(self) -> torch.nn.Module:

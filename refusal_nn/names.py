@@ -8,6 +8,10 @@ import re
 import sys
 from pathlib import Path
 
+from refusal_nn.errors import InputError
+
+ADAPTERS = Path(__file__).parent / "adapters"
+
 
 def safe_name(name: str) -> str:
     """A file name for a model: itself if plain, else its cleaned tail and 8 hex digits of its hash.
@@ -37,6 +41,25 @@ def is_file(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Whether a folder is there; False, too, for what no folder can be called."""
     return os.path.isdir(path)  # noqa: PTH112  as above
+
+
+def adapter_file(model: str) -> Path | None:
+    """The file of an organism's adapter that a model's name means: organism-<k>,
+    organism-<k>-<seed>, or a path of its own; None if it means another kind of model.
+
+    Raises InputError for an organism that is not bundled.
+    """
+    found = re.fullmatch(r"organism-(\d+|many)(?:-(\d+))?", model)
+    if not found:
+        path = user_path(model)
+        return path if path.suffix == ".safetensors" and is_file(path) else None
+    path = ADAPTERS / f"organism-{found[1]}-{found[2] or 0}.safetensors"
+    if not is_file(path):
+        there = ", ".join(sorted(p.stem for p in ADAPTERS.glob("*.safetensors")))
+        raise InputError(
+            f"{model} is not bundled; there are {there}; `make organism K={found[1]}` trains one"
+        )
+    return path
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from refusal_nn.errors import InputError
+from refusal_nn.feeding import smallness
 from refusal_nn.interventions import Intervention, stacked
 from refusal_nn.journal import Journal, Rows
 from refusal_nn.judge_models import ModelJudge
@@ -68,8 +69,10 @@ class Rollout:
         if len({(job.arm, job.prompt.id) for job in jobs}) < len(jobs):
             raise InputError("two prompts of one arm have the same id; ids must be unique")
         found: dict[tuple[str, str], dict[str, object]] = {}
-        for unit in units(arms, jobs, UNIT_ROWS.get(self.model.device.type, 64)):
-            name = _name(arms, unit)
+        most = UNIT_ROWS.get(self.model.device.type, 64) * smallness(self.model)
+        for unit in units(arms, jobs, most):
+            about = [(job.arm, job.prompt.id, job.prompt.prompt) for job in unit]
+            name = fingerprint(arms, list(dict.fromkeys(job.arm for job in unit)), about)
             if name not in journal.done:
                 journal.add(name, self._unit(arms, unit, on_tokens))
             else:
@@ -170,10 +173,11 @@ def packs(arms: Arms, names: Sequence[str]) -> Iterator[list[str]]:
         yield pack
 
 
-def _name(arms: Arms, unit: Sequence[Job]) -> str:
-    """Of all that decides the unit's rows: its prompts, and its interventions number by number."""
-    digest = hashlib.sha256(repr([(j.arm, j.prompt.id, j.prompt.prompt) for j in unit]).encode())
-    for name in dict.fromkeys(job.arm for job in unit):
+def fingerprint(arms: Arms, names: Sequence[str], about: object) -> str:
+    """Of all that decides a unit's rows: `about` (its prompts), and its interventions number by
+    number."""
+    digest = hashlib.sha256(repr(about).encode())
+    for name in names:
         arm = arms[name]
         for field in () if arm is None else dataclasses.fields(arm):
             value = getattr(arm, field.name)
@@ -190,10 +194,12 @@ def nll_limit(own: Sequence[float]) -> float:
 
 
 class Effects(NamedTuple):
-    """What an intervention does to next-token logits: a row per arm, a column per prompt."""
+    """What interventions do to next-token logits: a row per arm, a column per prompt. begins:
+    whether the answer begins as a refusal."""
 
     refusal: torch.Tensor
     kl: torch.Tensor
+    begins: torch.Tensor
 
 
 def effects(
@@ -205,7 +211,7 @@ def effects(
 ) -> Effects:
     """Refusal scores and KL from the clean model of interventions that one trace can hold.
 
-    clean: (prompt, vocab), the clean model's logits. Both results (intervention, prompt) float64.
+    clean: (prompt, vocab), the clean model's logits. Results (intervention, prompt), float64.
     """
     together = stacked(interventions)
     if together is None:
@@ -216,4 +222,5 @@ def effects(
     return Effects(
         refusal_score(logits, refusal_tokens),
         torch.stack([kl_divergence(clean, rows) for rows in logits]),
+        begins_refusal(logits, refusal_tokens).double(),
     )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from refusal_nn.estimates import wilson
-from refusal_nn.interventions import ActivationAddition, DirectionalAblation
-from refusal_nn.models import MODELS, REFUSAL_WORDS, TracedModel
+from refusal_nn.interventions import ActivationAddition, DirectionalAblation, orthonormal
+from refusal_nn.models import TracedModel
 from refusal_nn.prompts import LABELS, Prompt
 from refusal_nn.rollouts import effects
 from refusal_nn.scores import begins_refusal, refusal_score, refusal_tokens
@@ -21,10 +21,8 @@ Row = dict[str, object]
 
 
 def tokens_of_refusal(model: TracedModel, words: Sequence[str] = ()) -> list[int]:
-    """Ids of the first tokens of this model's refusals: of `words` if given, else of its row in
-    MODELS, or the usual ones."""
-    known = MODELS[model.name].refusal_words if model.name in MODELS else REFUSAL_WORDS
-    return refusal_tokens(model.lm.tokenizer, words or known)
+    """Ids of the first tokens of this model's refusals: of `words` if given, else of its own."""
+    return refusal_tokens(model.lm.tokenizer, words or model.refusal_words)
 
 
 def filter_by_refusal(
@@ -75,6 +73,29 @@ def fit_directions(model: TracedModel, prompts: Mapping[str, Sequence[Prompt]]) 
     groups = [label for label in LABELS for _ in texts[label]]
     means = capture(model, [t for label in LABELS for t in texts[label]], groups=groups).means
     return (means["harmful"] - means["harmless"]).float()
+
+
+def iterate_directions(
+    model: TracedModel,
+    prompts: Mapping[str, Sequence[Prompt]],
+    layer: int,
+    pos: int,
+    rank: int,
+) -> Tensor:
+    """Difference in means at one place, then that of what is left when it is ablated everywhere,
+    and so on: orthonormal rows (at most rank, d_model), float32; fewer where nothing is left."""
+    texts = {label: [p.prompt for p in prompts[label]] for label in LABELS}
+    found = torch.empty(0, model.d_model)
+    for _ in range(rank):
+        edit = DirectionalAblation(found.to(model.device)) if len(found) else None
+        mean = {c: capture(model, texts[c], (pos,), edit).at(pos)[layer].double() for c in LABELS}
+        raw = mean["harmful"].mean(0) - mean["harmless"].mean(0)
+        left = raw - (raw @ found.double().T) @ found.double()
+        # What the ablation left of the earlier ones is rounding error.
+        if left.norm() <= 1e-4 * mean["harmless"].norm(dim=1).mean():
+            break
+        found = orthonormal(torch.cat([found, left.float()[None]]))
+    return found
 
 
 @dataclass(frozen=True)

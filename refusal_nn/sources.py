@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from refusal_nn import tiny
+from refusal_nn import planted, tiny
 from refusal_nn.embedded import embedded_model
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.files import sha256
@@ -47,6 +47,9 @@ def fetch(name: str, dtype: torch.dtype) -> Fetched:
     """Read the model that `name` means, in this dtype. Raises InputError, ModelError."""
     if name.startswith("tiny-"):
         return Fetched(*tiny.build(name.removeprefix("tiny-"), dtype), "random, seed 0")
+    if name.startswith("planted-"):
+        k, seed = planted.parse(name)
+        return Fetched(*planted.build(k, seed, dtype), f"planted, rank {k}, seed {seed}")
     source, options = _located(name)
     # Packed weights would be read by kernels of another precision, and are no plain matrices.
     packed = {"quantization_config": GgufConfig(dequantize=True)} if options["gguf_file"] else {}
@@ -60,6 +63,8 @@ def parameter_count(name: str) -> int:
     """How many parameters the model has, from its configuration alone. Raises as fetch does."""
     if name.startswith("tiny-"):
         return sum(p.numel() for p in tiny.build(name.removeprefix("tiny-"))[0].parameters())
+    if name.startswith("planted-"):
+        return sum(p.numel() for p in planted.build(*planted.parse(name))[0].parameters())
     source, options = _located(name)
     with _explained(name, options), torch.device("meta"):
         config = AutoConfig.from_pretrained(source, **options)
@@ -81,8 +86,9 @@ def _located(name: str) -> tuple[str, dict[str, object]]:
         return str(path), options
     if spec is None and name.count("/") != 1:
         raise InputError(
-            f"unknown model {name!r}; choose one of {', '.join(MODELS)}, tiny-<family>, a Hub id "
-            "owner/name, a folder or a .gguf file, or add a row to refusal_nn/models.py"
+            f"unknown model {name!r}; choose one of {', '.join(MODELS)}, tiny-<family>, "
+            "planted-<k>-<seed>, a Hub id owner/name, a folder or a .gguf file, or add a row to "
+            "refusal_nn/models.py"
         )
     if spec is None:
         return name, options

@@ -1,0 +1,124 @@
+"""The subspace stage and its calibration as a person reads them, from the saved files: no prompt,
+no completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import console
+from experiments.printed_causes import EMPTY, Row, Rows, Table, _found, _numbers, _rate, _rows, _say
+from refusal_nn.estimates import Estimate
+from refusal_nn.files import read_json
+from refusal_nn.verdicts import UNTESTABLE, YES_FROM
+
+PLACE = ("construction", "layer", "pos")
+
+
+def show_subspace(folder: Path, figures: Path) -> None:
+    """Print compliance by rank on test, what each construction does on val, and both verdicts."""
+    about, curve = read_json(folder / "verdict.json"), folder / "rank_curve.csv"
+    found = about["rank"]
+    if found["verdict"] == UNTESTABLE and not curve.is_file():
+        return _say(f"{UNTESTABLE}:", *found["reasons"], f"wrote {folder} ({UNTESTABLE})")
+    rows, place = _rows(curve), tuple(about[k] for k in PLACE)
+    test = [row for row in rows if row["split"] == "test" and _place(row) == place]
+    val = [row for row in rows if row["split"] == "val"]
+    where = f"{place[0]} at layer {place[1]}, pos {place[2]}"
+    if test:
+        console.table(f"{about['model']}: {where}, on test", *_rank_table(test, found))
+    title = f"{about['model']}: constructions, on val"
+    console.table(title, *_construction_table(val, _rows(folder / "spectrum.csv"), place))
+    for name, key in (("Single direction", "single_direction"), ("Rank", "rank")):
+        of = about.get(key) or {}
+        label = f": {of['label']}" if "label" in of else ""
+        if of:
+            _say(f"{name}, verdict v{of['version']}: {of['verdict']}{label}", *of["reasons"])
+    _say(f"wrote {folder} ({len(test)} ranks, {where}) and {figures}")
+
+
+def _place(row: Row) -> tuple[object, ...]:
+    return tuple(row[k] for k in PLACE)
+
+
+def _rank_table(rows: Rows, found: Row) -> Table:
+    columns = ("k", "compliance [95 %]", "over k - 1 [95 %]", "over random [95 %]")
+    cells = [
+        (
+            r["rank"],
+            _rate(r, "compliance"),
+            *(_rate(r, name, "points") for name in ("increment", "over_controls")),
+            _rate(r, "coherence"),
+            *_numbers(r, kl=".3f"),
+            "rank" * (r["rank"] == found["rank"]),
+        )
+        for r in sorted(rows, key=lambda row: row["rank"])
+    ]
+    return (*columns, "coherence [95 %]", "KL (nats)", ""), cells
+
+
+def _construction_table(rows: Rows, spectrum: Rows, chosen: tuple[object, ...]) -> Table:
+    """A row per place on val, then one per spectrum of which no place was tried."""
+    effective = {(r["construction"], r["layer"]): r["effective_rank"] for r in spectrum}
+    places = list(dict.fromkeys(_place(row) for row in rows))
+    tried = {place[:2] for place in places}
+    places += [(*key, "") for key in effective if key not in tried]
+    cells = [
+        (
+            *place,
+            *_numbers({"rank": effective.get(place[:2])}, rank=".1f"),
+            _least_rank([row for row in rows if _place(row) == place]),
+            "chosen" * (place == chosen),
+        )
+        for place in places
+    ]
+    return (*PLACE, "effective rank", "smallest k by rate", ""), cells
+
+
+def _least_rank(rows: Rows) -> object:
+    """The smallest rank whose compliance has a lower limit that the rule accepts, - without one."""
+    found = [(r["rank"], _found(r, "compliance")) for r in rows]
+    return min((k for k, rate in found if rate and rate.low >= YES_FROM), default="-")
+
+
+def show_calibration(folder: Path, figures: Path) -> None:
+    """Print what was reported of models whose rank was planted, and the rates beside their bars."""
+    rows, rates = (_rows(folder / f"{name}.csv") for name in ("confusion", "summary"))
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    for kind in kinds:
+        mine = [row for row in rows if row["kind"] == kind]
+        console.table(f"{kind}: reported rank by planted rank", *_confusion_table(mine))
+    console.table("rates over planted models", *_rates_table(rates))
+    models = sum({(row["kind"], row["planted"]): row["n"] or 0 for row in rows}.values())
+    _say(f"wrote {folder} ({models} models, {len(rates)} rates) and {figures}")
+
+
+def _confusion_table(rows: Rows) -> Table:
+    from refusal_nn.subspace_figures import outcomes
+
+    columns = outcomes(rows)
+    planted = {row["planted"]: row["n"] or 0 for row in rows}
+    of = {(row["planted"], row["reported"]): row["count"] or 0 for row in rows}
+    cells = [
+        (name, n, *(_share(of.get((name, column), 0), n) for column in columns))
+        for name, n in planted.items()
+    ]
+    return ("planted", "n", *columns), cells
+
+
+def _share(count: int, n: int) -> str:
+    """As `19 (95 %)`, empty for none."""
+    return f"{count} ({100 * count / n:.0f} %)" if count else ""
+
+
+def _rates_table(rows: Rows) -> Table:
+    names = ("kind", "planted", "quantity")
+    cells = [(*(r[k] for k in names), _interval(r), *_numbers(r, bar=".0%")) for r in rows]
+    return (*names, "rate [95 %]", "required"), cells
+
+
+def _interval(row: Row) -> str:
+    limits: Sequence[object] = [row[k] for k in ("value", "low", "high")]
+    if any(limit in EMPTY for limit in limits):
+        return ""
+    return Estimate(*limits, row["n"]).percent()
