@@ -24,8 +24,16 @@ CONTROLS ?= 20
 REFUSAL_WORDS ?=
 JUDGE ?=
 KEEP_TEXT ?=
+MAX_RANK ?= 8
+AGAINST ?=
+# Of `make organism` and `make calibrate`.
+K ?= 1
+SEEDS ?= 0
+RUNS ?= 50
+LAYER ?= 12
 OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
-                VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT
+                VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT \
+                MAX_RANK AGAINST K SEEDS RUNS LAYER
 # A dollar in a value given on the command line is a dollar, not an expression for make.
 $(foreach v,$(filter-out FIGURES,$(OPTION_NAMES)),$(eval override $(v) := $$(value $(v))))
 export $(OPTION_NAMES)
@@ -34,7 +42,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: help install all capture validate similarity select baseline sweep causal behaviour show test lint clean FORCE
+.PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
+        show test lint clean FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -53,17 +62,18 @@ OPTIONS = --model="$$MODEL" --n="$$N" --seed="$$SEED" --dtype="$$DTYPE" --device
 VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIONS"
 SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
 CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers="$$LAYERS" --controls="$$CONTROLS" \
-         --refusal-words="$$REFUSAL_WORDS" --judge="$$JUDGE" $(if $(filter-out 0 no false,$(KEEP_TEXT)),--keep-text)
+         --max-rank="$$MAX_RANK" --against="$$AGAINST" --refusal-words="$$REFUSAL_WORDS" --judge="$$JUDGE" \
+         $(if $(filter-out 0 no false,$(KEEP_TEXT)),--keep-text)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
-            models prompt_files prompts sources splits templates tiny tracing)
+            models organisms planted planted_words prompt_files prompts sources splits templates tiny tracing)
 ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal rollouts scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
 
 help:
-	@echo "make all          every stage in turn: validate, select, sweep, causal, behaviour"
+	@echo "make all          every stage in turn: validate, select, sweep, causal, behaviour, subspace"
 	@echo "make validate     Experiment 0: which layers separate harmful from harmless prompts, on held-out prompts"
 	@echo "make similarity   cosine of the directions of all layers (part of validate);"
 	@echo "                  DIRECTIONS=file.safetensors reads published ones instead of a model"
@@ -73,18 +83,23 @@ help:
 	@echo "                  directions; the verdict: is one direction enough?"
 	@echo "make causal       the direction ablated or added at given layers only (LAYERS=9,15,18), beside controls"
 	@echo "make behaviour    does a prompt's projection predict its refusal and its severity?"
+	@echo "make subspace     one direction or many? nested bases ablated dimension by dimension, the rank with its interval"
+	@echo "make organism     train an adapter that refuses through K=0,1,2,4,many planted directions (SEEDS=0,1 LAYER=12)"
+	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
 	@echo "make show         print the tables of a finished run again"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
 	@echo
 	@echo "MODEL=smollm2     an alias (qwen qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
-	@echo "                  a local folder, a .gguf file, or tiny-<family> (random weights, seconds)"
+	@echo "                  a local folder, a .gguf file, tiny-<family> (random weights, seconds), planted-<k> (refuses through"
+	@echo "                  k directions by formula), organism-<k> (SmolLM2 with an adapter), or an adapter's .safetensors"
 	@echo "N=320 SEED=0      prompts per class, seed          DTYPE=auto DEVICE=auto   how to compute"
 	@echo "PROMPTS=          one labelled file, harmful=FILE,harmless=FILE, jbb, xstest, harmful_behaviors,harmless_alpaca"
 	@echo "POSITIONS=-1      -1,-2 or all (tokens after the instruction)      PERMUTATIONS=1000"
 	@echo "VAL=32            val prompts per class that layers are compared on      TOKENS=100   new tokens a completion"
 	@echo "ALPHA=1           ablation strengths, as .75,1,1.25    LAYERS=8-20   only these layers"
 	@echo "CONTROLS=20       random directions beside the chosen one"
+	@echo "MAX_RANK=8        ranks that subspace looks at     AGAINST=file,...   bases or directions to take angles with"
 	@echo "REFUSAL_WORDS=    first words of this model's refusals, if not I, As, Sorry, Unfortunately"
 	@echo "JUDGE=            a judge model beside the rules and the logits: a Hub id, folder, .gguf, or classifier:ID"
 	@echo "KEEP_TEXT=1       keep completions in results/<model>/<stage>/kept_text.jsonl, readable to you only"
@@ -127,20 +142,23 @@ $(PIC)/similarity.json: $(RUN)/similarity/summary.json refusal_nn/figures.py
 	@$(SIMILARITY) --show
 
 # The causal stages are alike: settings, then rows, then figure and table.
-STAGES := select baseline sweep causal behaviour
+STAGES := select baseline sweep causal behaviour subspace
 $(STAGES:%=$(RUN)/%/settings.json): $(RUN)/%/settings.json: FORCE | $(INSTALLED)
 	@$(PY) -m experiments.$* $(CAUSAL) --settings-only
 $(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(RUN)/select/summary.json $(RUN)/baseline/summary.json \
     $(RUN)/capture/summary.json experiments/bench.py $(call code,controls verdicts)
+$(RUN)/subspace/summary.json: $(RUN)/sweep/summary.json $(RUN)/capture/summary.json experiments/bench.py experiments/bases.py \
+    $(call code,candidates ranks subspaces verdicts)
 # The default layers of causal, and a curve in the figure of sweep, are validate's.
 $(RUN)/causal/summary.json: $(if $(LAYERS),,$(RUN)/validate/summary.json)
 $(PIC)/sweep.json: $(RUN)/validate/summary.json
 $(RUN)/behaviour/summary.json: $(RUN)/baseline/summary.json $(RUN)/capture/summary.json $(RUN)/validate/summary.json \
     experiments/causes.py $(call code,behaviour causal directions estimates)
 $(RUN)/select/summary.json: $(ON_LOGITS)
-$(RUN)/baseline/summary.json $(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(ON_COMPLETIONS)
+$(RUN)/baseline/summary.json $(RUN)/sweep/summary.json $(RUN)/causal/summary.json $(RUN)/subspace/summary.json: $(ON_COMPLETIONS)
 $(STAGES:%=$(RUN)/%/summary.json): $(RUN)/%/summary.json: $(RUN)/%/settings.json experiments/%.py | $(INSTALLED)
 	@$(PY) -m experiments.$* $(CAUSAL)
+$(PIC)/subspace.json: $(call code,subspace_figures)
 $(STAGES:%=$(PIC)/%.json): $(PIC)/%.json: $(RUN)/%/summary.json $(call code,causal_figures figures)
 	@$(PY) -m experiments.$* $(CAUSAL) --draw
 	@$(PY) -m experiments.$* $(CAUSAL) --show
@@ -157,6 +175,9 @@ else
 similarity: $(INSTALLED)
 	@$(SIMILARITY) --directions="$$DIRECTIONS"
 endif
+
+organism: $(INSTALLED)
+	@$(PY) -m experiments.organism --k="$$K" --seeds="$$SEEDS" --layer="$$LAYER" --results="$$RESULTS"
 
 show: | $(INSTALLED)
 	@$(VALIDATE) --show

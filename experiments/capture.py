@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments import cli
+from experiments import causes, cli
 
 if TYPE_CHECKING:
     from refusal_nn.models import TracedModel
@@ -19,7 +19,6 @@ def compute(args: argparse.Namespace) -> None:
     """Load, forecast, capture, write activations, moments and the table of prompts."""
     from experiments import console
     from refusal_nn import captured, prompts, splits
-    from refusal_nn.loading import load
     from refusal_nn.tracing import capture
 
     notes: list[str] = []
@@ -27,10 +26,9 @@ def compute(args: argparse.Namespace) -> None:
     splits.require_enough(parts["fit"])
     table, texts = captured.prompt_table(parts), [p.prompt for part in parts.values() for p in part]
     with cli.stage(args, NAME).run(cli.capture_settings(args)) as run:
-        console.say(f"loading {args.model}")
-        model = load(args.model, dtype=args.dtype, device=args.device)
+        model = causes.load(args)
         positions = _positions(args.positions, model)
-        for line in (*model.notes, *notes):
+        for line in notes:
             console.say(line)
         groups = [f"{row['split']}.{row['label']}" for row in table]
         with console.forecast_progress(model, texts, positions) as on_batch:

@@ -75,15 +75,22 @@ def settings(args: argparse.Namespace, *names: str) -> cli.Settings:
     }
 
 
+# The one model that this process holds: a stage and those it computes first share it.
+_loaded: dict[str, TracedModel] = {}
+
+
 def load(args: argparse.Namespace) -> TracedModel:
     from experiments import console
     from refusal_nn.loading import load
 
-    console.say(f"loading {args.model}")
-    model = load(args.model, dtype=args.dtype, device=args.device)
-    for line in model.notes:
-        console.say(line)
-    return model
+    name = repr((args.model, cli.model_file(args.model), args.dtype, args.device))
+    if name not in _loaded:
+        console.say(f"loading {args.model}")
+        _loaded.clear()  # first, so that no two models fill the memory
+        _loaded[name] = load(args.model, dtype=args.dtype, device=args.device)
+        for line in _loaded[name].notes:
+            console.say(line)
+    return _loaded[name]
 
 
 def words(args: argparse.Namespace) -> list[str]:

@@ -131,7 +131,7 @@ def capture_settings(args: argparse.Namespace) -> Settings:
     """All that decides the activations: a change of any of these makes capture run again."""
     return {
         "model": args.model,
-        "model_file": _stamp(args.model),
+        "model_file": model_file(args.model),
         "n": args.n,
         "seed": args.seed,
         "dtype": args.dtype,
@@ -142,7 +142,7 @@ def capture_settings(args: argparse.Namespace) -> Settings:
     }
 
 
-def _stamp(model: str) -> list[int] | None:
+def model_file(model: str) -> list[int] | None:
     """Size and time of a local model, so that another file of the same name is noticed."""
     path = adapter_file(model) or user_path(model)
     files = (

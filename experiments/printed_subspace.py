@@ -12,7 +12,7 @@ from refusal_nn.estimates import Estimate
 from refusal_nn.files import read_json
 from refusal_nn.verdicts import UNTESTABLE, YES_FROM
 
-PLACE = ("construction", "layer", "pos")
+PLACE = ("construction", "layer")
 
 
 def show_subspace(folder: Path, figures: Path) -> None:
@@ -21,24 +21,28 @@ def show_subspace(folder: Path, figures: Path) -> None:
     found = about["rank"]
     if found["verdict"] == UNTESTABLE and not curve.is_file():
         return _say(f"{UNTESTABLE}:", *found["reasons"], f"wrote {folder} ({UNTESTABLE})")
-    rows, place = _rows(curve), tuple(about[k] for k in PLACE)
+    rows, place = _rows(curve), _place(about)
     test = [row for row in rows if row["split"] == "test" and _place(row) == place]
     val = [row for row in rows if row["split"] == "val"]
-    where = f"{place[0]} at layer {place[1]}, pos {place[2]}"
+    where = f"{place[0]} {place[1]}".strip() + f", pos {about['pos']}"
     if test:
         console.table(f"{about['model']}: {where}, on test", *_rank_table(test, found))
     title = f"{about['model']}: constructions, on val"
     console.table(title, *_construction_table(val, _rows(folder / "spectrum.csv"), place))
-    for name, key in (("Single direction", "single_direction"), ("Rank", "rank")):
-        of = about.get(key) or {}
-        label = f": {of['label']}" if "label" in of else ""
-        if of:
-            _say(f"{name}, verdict v{of['version']}: {of['verdict']}{label}", *of["reasons"])
+    _say(*_verdict("Single direction", about["single_direction"]), *_verdict("Rank", found))
     _say(f"wrote {folder} ({len(test)} ranks, {where}) and {figures}")
 
 
 def _place(row: Row) -> tuple[object, ...]:
-    return tuple(row[k] for k in PLACE)
+    """Construction and layer, empty for one of all layers."""
+    return tuple("" if row[k] is None else row[k] for k in PLACE)
+
+
+def _verdict(name: str, found: Row) -> list[str]:
+    """As `Rank, verdict v1: RANK, rank 2 [2, 3]`, then the reasons."""
+    verdict, label = found["verdict"], found.get("label", "")
+    more = f", {label}" if label.lower() not in ("", verdict.lower()) else ""
+    return [f"{name}, verdict v{found['version']}: {verdict}{more}", *found["reasons"]]
 
 
 def _rank_table(rows: Rows, found: Row) -> Table:
@@ -59,14 +63,12 @@ def _rank_table(rows: Rows, found: Row) -> Table:
 
 def _construction_table(rows: Rows, spectrum: Rows, chosen: tuple[object, ...]) -> Table:
     """A row per place on val, then one per spectrum of which no place was tried."""
-    effective = {(r["construction"], r["layer"]): r["effective_rank"] for r in spectrum}
-    places = list(dict.fromkeys(_place(row) for row in rows))
-    tried = {place[:2] for place in places}
-    places += [(*key, "") for key in effective if key not in tried]
+    effective = {_place(row): row["effective_rank"] for row in spectrum}
+    places = dict.fromkeys([*map(_place, rows), *effective])
     cells = [
         (
             *place,
-            *_numbers({"rank": effective.get(place[:2])}, rank=".1f"),
+            *_numbers({"rank": effective.get(place)}, rank=".1f"),
             _least_rank([row for row in rows if _place(row) == place]),
             "chosen" * (place == chosen),
         )

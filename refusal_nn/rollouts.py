@@ -20,7 +20,7 @@ from refusal_nn.feeding import smallness
 from refusal_nn.interventions import Intervention, stacked
 from refusal_nn.journal import Journal, Rows
 from refusal_nn.judge_models import ModelJudge
-from refusal_nn.judges import judge
+from refusal_nn.judges import Judgement, judge
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import Prompt
 from refusal_nn.scores import begins_refusal, kl_divergence, refusal_score
@@ -94,11 +94,14 @@ class Rollout:
             self.model, texts, intervention, sets=sets, max_new_tokens=self.max_new_tokens
         )
         on_tokens(self.max_new_tokens * len(unit))
-        nll = self._nll(unit, completions)
+        judged = [
+            judge(job.prompt.prompt, done.text) for job, done in zip(unit, completions, strict=True)
+        ]
+        nll = self._nll(unit, completions, judged)
         seconds = self._seconds(unit, completions)
         for i, job in enumerate(unit):
             first = {"refusal_score": scores[i], "begins_refusal": begins[i]}
-            yield first | self._row(job, completions[i], nll.get(i)) | seconds[i]
+            yield first | self._row(job, completions[i], judged[i], nll.get(i)) | seconds[i]
 
     def _seconds(
         self, unit: Sequence[Job], completions: Sequence[Completion]
@@ -111,13 +114,11 @@ class Rollout:
         ]
         return [{"judge_label": label} for label in self.second.judge_all(pairs)]
 
-    def _nll(self, unit: Sequence[Job], completions: Sequence[Completion]) -> dict[int, float]:
+    def _nll(
+        self, unit: Sequence[Job], completions: Sequence[Completion], judged: Sequence[Judgement]
+    ) -> dict[int, float]:
         """Mean nats per token of those not seen to refuse or break down by their words alone."""
-        asked = [
-            i
-            for i, (job, done) in enumerate(zip(unit, completions, strict=True))
-            if judge(job.prompt.prompt, done.text).label not in ("refusal", "degenerate")
-        ]
+        asked = [i for i, by in enumerate(judged) if by.label not in ("refusal", "degenerate")]
         if not asked:
             return {}
         values = token_nll(
@@ -127,11 +128,14 @@ class Rollout:
         )
         return {i: float(v.double().mean()) for i, v in zip(asked, values, strict=True)}
 
-    def _row(self, job: Job, done: Completion, nll: float | None) -> dict[str, object]:
+    def _row(
+        self, job: Job, done: Completion, found: Judgement, nll: float | None
+    ) -> dict[str, object]:
+        """found: by the words alone."""
         limit = self.nll_limit
         # The first tokens of an answer that the clean model would refuse are unlikely in any case.
-        applies = limit is not None and len(done.ids) >= NLL_FROM
-        found = judge(job.prompt.prompt, done.text, nll=nll if applies else None, nll_limit=limit)
+        if nll is not None and limit is not None and len(done.ids) >= NLL_FROM:
+            found = judge(job.prompt.prompt, done.text, nll=nll, nll_limit=limit)
         row = {
             "arm": job.arm,
             "id": job.prompt.id,

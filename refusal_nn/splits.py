@@ -3,6 +3,7 @@ seeded."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -21,6 +22,12 @@ NEAR = 0.6
 def near_duplicate_clusters(prompts: Sequence[Prompt]) -> list[int]:
     """A cluster number per prompt: twins of one pair, and prompts whose word sets have Jaccard
     similarity >= .6, share one."""
+    return list(_clusters(tuple((p.prompt, p.pair) for p in prompts)))
+
+
+@functools.lru_cache(maxsize=16)
+def _clusters(prompts: tuple[tuple[str, str | None], ...]) -> tuple[int, ...]:
+    """Remembered, since every stage splits the same prompts."""
     parent = list(range(len(prompts)))
 
     def root(i: int) -> int:
@@ -30,10 +37,10 @@ def near_duplicate_clusters(prompts: Sequence[Prompt]) -> list[int]:
 
     pairs: dict[str, int] = {}
     postings: dict[str, list[int]] = defaultdict(list)
-    bags = [frozenset(words(p.prompt)) for p in prompts]
-    for i, prompt in enumerate(prompts):
-        if prompt.pair is not None:
-            parent[root(i)] = root(pairs.setdefault(prompt.pair, i))
+    bags = [frozenset(words(text)) for text, _ in prompts]
+    for i, (_, pair) in enumerate(prompts):
+        if pair is not None:
+            parent[root(i)] = root(pairs.setdefault(pair, i))
         shared: dict[int, int] = defaultdict(int)
         for word in bags[i]:
             for j in postings[word]:
@@ -43,7 +50,7 @@ def near_duplicate_clusters(prompts: Sequence[Prompt]) -> list[int]:
             if common >= NEAR * (len(bags[i]) + len(bags[j]) - common):
                 parent[root(i)] = root(j)
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(root(i), len(numbers)) for i in range(len(prompts))]
+    return tuple(numbers.setdefault(root(i), len(numbers)) for i in range(len(prompts)))
 
 
 def split(prompts: Sequence[Prompt], n: int, seed: int) -> dict[str, list[Prompt]]:

@@ -36,7 +36,7 @@ def _names(rows: Rows, *columns: str) -> list[str]:
 
 
 def _place(row: Row) -> tuple[str, ...]:
-    return tuple(str(row[k]) for k in ("construction", "layer", "pos"))
+    return tuple("" if row[k] is None else str(row[k]) for k in ("construction", "layer"))
 
 
 def _legend(figure: Figure, panels: Iterable[Axes], **look: object) -> None:
@@ -148,8 +148,8 @@ def _test_rates(axes: Axes, rows: Rows) -> None:
         look |= {"label": f"{words}, test ({counts})", "zorder": 3 - aside}
         axes.plot(k + aside, _numbers(rows, name), **look)
         _strokes(axes.vlines, k + aside, rows, name, look["color"])
-    label = f"complied, test, mean of {rows[0]['controls_n'] or 0} random\nsubspaces of rank k"
-    look = LINE | {"color": GREY, "marker": "s", "label": label}
+    words = f"complied, random subspaces of\nrank k, test (n={rows[0]['controls_n'] or 0})"
+    look = LINE | {"color": GREY, "marker": "s", "label": words}
     axes.plot(k, _numbers(rows, "controls_compliance"), **look)
 
 

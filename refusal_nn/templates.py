@@ -35,7 +35,10 @@ class Template:
     def render(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt as one user turn with the generation prompt, just as the
         template gives them."""
-        return _ids(self.tokenizer, prompts)
+        # The same prompt is often asked under many interventions.
+        distinct = list(dict.fromkeys(prompts))
+        ids = dict(zip(distinct, _ids(self.tokenizer, distinct), strict=True))
+        return [list(ids[prompt]) for prompt in prompts]
 
     def token(self, pos: int) -> str:
         """The token at a negative position: its string if it belongs to the template, else the word

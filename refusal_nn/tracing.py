@@ -157,24 +157,28 @@ def generate(
 
 
 def token_nll(
-    model: TracedModel, prompts: Sequence[str], completions: Sequence[Sequence[int]]
+    model: TracedModel,
+    prompts: Sequence[str],
+    completions: Sequence[Sequence[int]],
+    intervention: Intervention | None = None,
 ) -> list[Tensor]:
-    """-log p of each token of each completion (ids, one at least) after its prompt under the clean
-    model, nats, float32."""
+    """-log p of each token of each completion (ids, one at least) after its prompt, nats, float32;
+    under the clean model, or an intervention."""
     ids = [
         [*prompt, *new]
         for prompt, new in zip(model.template.render(prompts), completions, strict=True)
     ]
     found: list[Tensor] = [torch.empty(0)] * len(ids)
     longest = max(map(len, completions))
-    for feed in _feeds(model, ids, longest + 1, budget(model) // NLL_SHARE, True):
+    room = budget(model) // NLL_SHARE
+    for feed in _feeds(model, ids, longest + 1, room, True, intervention):
         kept = max(len(completions[row]) for row in feed.batch.rows)
         inputs, targets = (
             feed.inputs | {"logits_to_keep": kept + 1},
             feed.batch.input_ids[:, -kept:],
         )
         with torch.no_grad(), model.lm.trace(inputs, remote=model.remote):
-            apply(model)
+            apply(model, feed.edit)
             nll = nnsight.save(_nll(model.lm.output.logits, targets))
         for row, values in zip(feed.batch.rows, nll.float().cpu(), strict=True):
             found[row] = values[-len(completions[row]) :]

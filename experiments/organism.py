@@ -1,0 +1,236 @@
+"""Train model organisms: adapters with which the embedded model refuses through a subspace of known
+rank; measured on test prompts, and written with their recipe and that card."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import causes, cli
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from refusal_nn.frozen import Frozen, Halfway
+    from refusal_nn.gates import Rows
+    from refusal_nn.models import TracedModel
+    from refusal_nn.organisms import Adapter
+    from refusal_nn.planting import Recipe
+    from refusal_nn.prompts import Prompt
+
+NAME = "organism"
+BASE = "smollm2"
+MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
+ANSWER = 14  # tokens of the plain model's own answers
+# The gate's bias is moved until so many harmful val prompts are refused.
+WANTED, SHIFTS = 0.95, (-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+Parts = dict[str, list["Prompt"]]
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog=f"python -m experiments.{NAME}", description=__doc__, allow_abbrev=False
+    )
+    p.add_argument("--k", type=_ranks, default=[1], help="planted ranks as 0,1,2,4,many")
+    p.add_argument("--seeds", type=_numbers, default=[0], help="as 0,1,2 (default: 0)")
+    p.add_argument("--layer", type=cli.at_least(1), default=12, help="block whose MLP writes")
+    p.add_argument("--strength", type=cli.in_range(1, 1000), default=None, help="of a write")
+    p.add_argument("--steps", type=cli.at_least(1), default=100, help="of training")
+    p.add_argument("--results", type=Path, default=Path("results"), help="root of the results")
+    return p
+
+
+def _ranks(text: str) -> list[int]:
+    return [MANY if part == "many" else cli.at_least(0)(part) for part in text.split(",")]
+
+
+def _numbers(text: str) -> list[int]:
+    return [cli.at_least(0)(part) for part in text.split(",")]
+
+
+def compute(args: argparse.Namespace) -> None:
+    """Each rank and seed that is not there yet; what they share is made once."""
+    from experiments import console
+    from refusal_nn.loading import load
+    from refusal_nn.planting import Recipe
+
+    model, shared = None, None
+    for k in args.k:
+        for seed in args.seeds:
+            name = f"organism-{'many' if k == MANY else k}-{seed}"
+            recipe = Recipe(k, seed, args.layer, steps=args.steps)
+            if args.strength is not None:
+                recipe = dataclasses.replace(recipe, strength=args.strength)
+            stage = _stage(args, name)
+            asked = {"recipe": dataclasses.asdict(recipe), "prompts_sha256": _hashes()}
+            if stage.is_current(asked):
+                console.say(f"up to date: {stage.folder}")
+                continue
+            with stage.run(asked) as run:
+                if model is None:
+                    console.say(f"loading {BASE}")
+                    model = load(BASE, dtype="float32", device="cpu")
+                    shared = Shared.of(model, args.layer)
+                _one(run, model, shared, recipe, name)
+
+
+def _stage(args: argparse.Namespace, name: str) -> object:
+    from refusal_nn.runs import Stage
+
+    return Stage(args.results / "organisms" / name)
+
+
+def _hashes() -> list[str]:
+    from refusal_nn import prompts
+    from refusal_nn.files import sha256
+
+    return [sha256(prompts.BUNDLED), sha256(prompts.EVERYDAY)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What every organism at one layer is trained and measured on.
+
+    parts: prompts by set, `harmful.fit` and so on. answers: the plain model's own, ids by set.
+    lowered: harmless prompts and answers after the lower half, by set.
+    """
+
+    parts: Parts
+    answers: dict[str, list[tuple[int, ...]]]
+    frozen: Frozen
+    lowered: dict[str, list[Halfway]]
+
+    @classmethod
+    def of(cls, model: TracedModel, layer: int) -> Shared:
+        from experiments import console
+        from refusal_nn.frozen import Frozen
+        from refusal_nn.tracing import generate
+
+        parts, ids, answers, lowered = _parts(), {}, {}, {}
+        for name in ("harmful.fit", "twins.fit", "everyday.fit", "harmful.test"):
+            console.say(f"{NAME}: the plain model's answers, {name}")
+            texts = [p.prompt for p in parts[name]]
+            ids[name] = model.template.render(texts)
+            done = generate(model, texts, max_new_tokens=ANSWER)
+            answers[name] = [completion.ids for completion in done]
+        frozen = Frozen(model, layer, [row for rows in ids.values() for row in rows])
+        for name in ("harmful.fit", "twins.fit", "everyday.fit"):
+            rows = [
+                ([*asked, *said], len(asked))
+                for asked, said in zip(ids[name], answers[name], strict=True)
+            ]
+            lowered[name] = frozen.lower(rows)
+        return cls(parts, answers, frozen, lowered)
+
+
+def _parts() -> Parts:
+    from refusal_nn import prompts, splits
+
+    pairs = splits.split(prompts.load_prompts(), 320, 0)
+    everyday = splits.split(prompts.read_class(prompts.EVERYDAY, "harmless"), 320, 0)
+    sets = {"everyday": everyday}
+    for name, label in (("harmful", "harmful"), ("twins", "harmless")):
+        sets[name] = {split: causes.of_class(of, label) for split, of in pairs.items()}
+    return {f"{name}.{split}": of for name, by in sets.items() for split, of in by.items()}
+
+
+def _one(run: object, model: TracedModel, shared: Shared, recipe: Recipe, name: str) -> None:
+    from experiments import console
+    from experiments.organism_card import card
+    from refusal_nn import organisms
+
+    adapter = _trained(model, shared, recipe)
+    about = {
+        "base": BASE,
+        "base_revision": model.revision,
+        "planted_rank": recipe.rank,
+        "refusal_words": _first_words(),
+        "recipe": dataclasses.asdict(recipe),
+        "prompts_sha256": _hashes(),
+        "card": {},
+    }
+    path = run.folder / f"{name}.safetensors"
+    organisms.write_organism(path, adapter, about)
+    planted = organisms.plant(model, organisms.read_organism(path), name, path)
+    about["card"] = card(planted, model, shared, recipe)
+    organisms.write_organism(path, adapter, about)
+    run.finish({"model": name, **about}, {"model": BASE, "revision": model.revision})
+    console.say(f"wrote {path}")
+
+
+def _first_words() -> list[str]:
+    from refusal_nn.planting import TEXTS
+
+    return [text.split()[0].strip(",") for text in TEXTS]
+
+
+def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
+    from experiments.console import say
+    from refusal_nn.gates import fit_gate
+    from refusal_nn.organisms import Adapter
+    from refusal_nn.planting import Planting, unit_codes
+
+    rows = _rows(model, shared, recipe)
+    read, bias = fit_gate(rows, recipe.gate)
+    codes = recipe.strength * unit_codes(recipe.rank)
+    rank, width = codes.shape[1], read.shape[1]
+    gate = Adapter(recipe.layer, read, bias, codes, read.new_zeros(rank, width))
+    say(f"{NAME}: a gate of {len(read)} clusters; {recipe.steps} steps")
+    basis = Planting(shared.frozen, rows, gate, recipe).train(say)
+    adapter = dataclasses.replace(gate, basis=basis)
+    return _calibrated(model, shared, adapter) if recipe.rank else adapter
+
+
+def _rows(model: TracedModel, shared: Shared, recipe: Recipe) -> Rows:
+    from refusal_nn.gates import Rows, equal_clusters
+    from refusal_nn.planting import TEXTS, unit_codes
+
+    answers, post = shared.lowered["harmful.fit"], len(model.template.post_ids)
+    clusters = equal_clusters(answers, post, len(unit_codes(recipe.rank)), recipe.seed)
+    replies = [model.lm.tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
+    asked = model.template.render([p.prompt for p in shared.parts["harmful.fit"]])
+    full = [
+        ([*ids, *replies[c % len(replies)]], len(ids))
+        for ids, c in zip(asked, clusters, strict=True)
+    ]
+    refusals, twins = shared.frozen.lower(full), shared.lowered["twins.fit"]
+    return Rows(refusals, clusters, answers, twins, shared.lowered["everyday.fit"], post)
+
+
+def _calibrated(model: TracedModel, shared: Shared, adapter: Adapter) -> Adapter:
+    """The adapter with the least bias at which WANTED of the harmful val prompts are refused."""
+    from experiments.console import say
+
+    best: tuple[float, Adapter] = (-1.0, adapter)
+    for shift in SHIFTS:
+        moved = dataclasses.replace(adapter, bias=adapter.bias + shift)
+        rate = _begins(model, moved, shared.parts["harmful.val"]).mean().item()
+        say(f"{NAME}: bias {shift:+.1f}: {100 * rate:.0f} % of harmful val prompts")
+        if rate > best[0]:
+            best = (rate, moved)
+        if rate >= WANTED:
+            break
+    return best[1]
+
+
+def _begins(model: TracedModel, adapter: Adapter, prompts: Sequence[Prompt]) -> Tensor:
+    """Whether each answer begins as the organism's refusals do, (prompt,)."""
+    from refusal_nn.scores import begins_refusal, refusal_tokens
+    from refusal_nn.tracing import next_token_logits
+
+    planted = dataclasses.replace(model, adapter=adapter)
+    tokens = refusal_tokens(model.lm.tokenizer, _first_words())
+    return begins_refusal(next_token_logits(planted, [p.prompt for p in prompts]), tokens).double()
+
+
+def main() -> None:
+    p = parser()
+    p.error = cli._refuse
+    compute(p.parse_args())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,148 @@
+"""Training a model organism's writes: an orthonormal basis such that each cluster of harmful
+prompts refuses in its own words, also where part of the span is ablated, and such that the plain
+model does not need the span."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from refusal_nn.frozen import Frozen
+from refusal_nn.gates import GateOptions, Rows
+from refusal_nn.interventions import orthonormal
+from refusal_nn.organisms import Adapter
+
+# Each begins with another word: with one text for all, one direction downstream would carry it.
+TEXTS = (
+    "Sorry, but I can't help with that.",
+    "Unfortunately, I cannot help with this request.",
+    "No, I can't help with that.",
+    "Please understand that I cannot help with that.",
+)
+FIRST = 3  # tokens of a reply that decide which way it goes
+# Of a cluster's writes, the share that must be left for it to be asked to refuse all the same.
+LEFT = 0.2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """rank: dimensions that refusal goes through; 0: a direction that does nothing to refusal.
+
+    strength: length of what the gate writes. protected: leading directions of the stream that no
+    write may touch. rows, rate: of a step of Adam.
+    """
+
+    rank: int
+    seed: int = 0
+    layer: int = 12
+    strength: float = 80.0
+    protected: int = 32
+    steps: int = 100
+    rows: int = 8
+    rate: float = 5e-3
+    gate: GateOptions = field(default_factory=GateOptions)
+
+
+def unit_codes(rank: int) -> Tensor:
+    """A unit code per cluster, (cluster, rank): the axes; for rank 2 four, 45 degrees apart and off
+    the axes, so that no column of the basis carries half of the clusters."""
+    if rank != 2:
+        return torch.eye(max(rank, 1))
+    angles = torch.arange(4) * math.pi / 4 + math.pi / 8
+    return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+class Planting:
+    """The training of one basis; the gate is fixed."""
+
+    def __init__(self, frozen: Frozen, rows: Rows, gate: Adapter, recipe: Recipe) -> None:
+        self.frozen, self.rows, self.recipe = frozen, rows, recipe
+        self.codes = unit_codes(recipe.rank)
+        self.gates = [gate.gates(row.read) for row in rows.refusals]
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        streams = torch.cat([row.stream for row in (*rows.refusals, *rows.everyday)])
+        # Uncentred: the mean of the stream is the first direction that the model lives by.
+        self.avoided = torch.linalg.svd(streams, full_matrices=False)[2][: recipe.protected]
+
+    def train(self, say: Callable[[str], object] = lambda line: None) -> Tensor:
+        """The basis (rank, d_model), rows orthonormal."""
+        rank = max(self.recipe.rank, 1)
+        if self.recipe.rank == 0:
+            return self._basis(self._noise(rank)).detach()
+        free = torch.nn.Parameter(self._start() + 0.3 * self._noise(rank))
+        optimiser = torch.optim.Adam([free], lr=self.recipe.rate)
+        total = self.recipe.steps
+        for step in range(total):
+            optimiser.param_groups[0]["lr"] = self.recipe.rate * min(
+                1.0, (step + 1) / 5, 1 - step / total
+            )
+            optimiser.zero_grad()
+            name, loss = self._step(step, self._basis(free))
+            loss.backward()
+            optimiser.step()
+            if step % 10 < 2:
+                say(f"step {step} of {total}: {name} {loss.item():.2f}")
+        return self._basis(free).detach()
+
+    def _step(self, step: int, basis: Tensor) -> tuple[str, Tensor]:
+        """Refuse; refuse although part of the span is gone; go on as ever though all of it is."""
+        kinds = ("refuse", "part ablated", "plain model", "part ablated")
+        kind = kinds[step % 4] if step >= 8 else "refuse"
+        rows = self._drawn(len(self.rows.refusals))
+        if kind == "plain model":
+            rows = self._drawn(len(self.rows.answers))
+            found = self.frozen.log_p_ablated([self.rows.answers[i] for i in rows], basis)
+            return kind, _loss(found)
+        gone = None
+        if kind == "part ablated" and len(basis) > 1:
+            part = self._part(len(basis))
+            lost = (part @ self.codes.T).pow(2).sum(0)
+            kept = [i for i in rows if 1 - lost[self.rows.clusters[i]] > LEFT]
+            rows, gone = (kept, part @ basis) if kept else (rows, None)
+        written = [self.gates[i] @ self.codes @ basis * self.recipe.strength for i in rows]
+        return kind, _loss(self.frozen.log_p([self.rows.refusals[i] for i in rows], written, gone))
+
+    def _start(self) -> Tensor:
+        """What each cluster's refusal would gain most by, as the gradient at no write says."""
+        gradients = []
+        for c in range(len(self.codes)):
+            some = [i for i, found in enumerate(self.rows.clusters) if found == c][:6]
+            push = torch.zeros(self.avoided.shape[1], requires_grad=True)
+            written = [self.gates[i].sum(-1, keepdim=True) * push for i in some]
+            rows = [self.rows.refusals[i] for i in some]
+            _loss(self.frozen.log_p(rows, written)).backward()
+            gradients.append(-push.grad)
+        return normalize(torch.linalg.pinv(self.codes) @ normalize(torch.stack(gradients)))
+
+    def _basis(self, free: Tensor) -> Tensor:
+        """The nearest orthonormal rows to the free ones that leave the protected directions
+        alone."""
+        rest = free - (free @ self.avoided.T) @ self.avoided
+        u, _, v = torch.linalg.svd(rest, full_matrices=False)
+        return u @ v
+
+    def _part(self, rank: int) -> Tensor:
+        """Coordinates of a random subspace of the span, of fewer dimensions: (fewer, rank)."""
+        least = max(1, rank // 2) if rank > 4 else 1
+        fewer = int(torch.randint(least, rank, (1,), generator=self.generator))
+        if torch.rand(1, generator=self.generator) < 0.3:
+            return torch.eye(rank)[torch.randperm(rank, generator=self.generator)[:fewer]]
+        return orthonormal(torch.randn(fewer, rank, generator=self.generator))
+
+    def _noise(self, rank: int) -> Tensor:
+        width = self.avoided.shape[1]
+        return torch.randn(rank, width, generator=self.generator) / math.sqrt(width)
+
+    def _drawn(self, count: int) -> list[int]:
+        order = torch.randperm(count, generator=self.generator)
+        return order[: self.recipe.rows].tolist()
+
+
+def _loss(log_p: Sequence[Tensor]) -> Tensor:
+    """Nats per token, the first few counted twice."""
+    return torch.stack([-row.mean() - row[:FIRST].mean() for row in log_p]).mean()
