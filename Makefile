@@ -159,7 +159,7 @@ $(RUN)/baseline/summary.json $(RUN)/sweep/summary.json $(RUN)/causal/summary.jso
 $(STAGES:%=$(RUN)/%/summary.json): $(RUN)/%/summary.json: $(RUN)/%/settings.json experiments/%.py | $(INSTALLED)
 	@$(PY) -m experiments.$* $(CAUSAL)
 $(PIC)/subspace.json: $(call code,subspace_figures)
-$(STAGES:%=$(PIC)/%.json): $(PIC)/%.json: $(RUN)/%/summary.json $(call code,causal_figures figures)
+$(STAGES:%=$(PIC)/%.json): $(PIC)/%.json: $(RUN)/%/summary.json $(call code,causal_figures drawing figures)
 	@$(PY) -m experiments.$* $(CAUSAL) --draw
 	@$(PY) -m experiments.$* $(CAUSAL) --show
 

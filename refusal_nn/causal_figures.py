@@ -7,22 +7,16 @@ Harmful is red and harmless blue; intervals are 95 %; an empty cell, nothing mea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
+from refusal_nn.drawing import LINE, MARGIN, PERCENT, Row, Rows, counts, kl_axis, numbers, strokes
 from refusal_nn.figures import HARMFUL, HARMLESS, NEUTRAL, SECOND, style
-from refusal_nn.verdicts import MOST_KL
 
-Row = Mapping[str, object]
-Rows = Sequence[Row]
-Draw = Callable[..., object]
-PERCENT, MARGIN = "{x:.0%}", (-0.03, 1.03)  # of an axis of rates
-LINE = {"marker": "o", "lw": 1.2, "ms": 4}
 DASHED = LINE | {"marker": "s", "ls": "--"}
 STAR = {"ls": "none", "marker": "*", "ms": 11}
 RING = {"ls": "none", "marker": "o", "ms": 11, "mew": 1.6, "mfc": "none", "color": "black"}
@@ -33,30 +27,11 @@ OUTCOMES = (
 )
 
 
-def _numbers(rows: Rows, name: str) -> np.ndarray:
-    """A column as floats, NaN where a cell is empty."""
-    return np.array([np.nan if row[name] in ("", None) else float(row[name]) for row in rows])
-
-
-def _strokes(draw: Draw, at: np.ndarray, rows: Rows, name: str, colour: str) -> None:
-    """Intervals name_low to name_high by an axes' vlines or hlines; not by errorbar, which takes
-    lengths: a bootstrap interval need not hold its estimate."""
-    low, high = _numbers(rows, f"{name}_low"), _numbers(rows, f"{name}_high")
-    shown = np.isfinite(low) & np.isfinite(high)
-    draw(at[shown], low[shown], high[shown], color=colour, lw=1.2, alpha=0.6)
-
-
 def _curve(axes: Axes, rows: Rows, name: str, look: Row, aside: float = 0.0) -> None:
     """A column over layers with its intervals, `aside` of a layer to the right."""
-    x = _numbers(rows, "layer") + aside
-    axes.plot(x, _numbers(rows, name), **look)
-    _strokes(axes.vlines, x, rows, name, look["color"])
-
-
-def _counts(rows: Rows) -> str:
-    """As `n=32`, or `n=30–32` where rows differ."""
-    seen = sorted({int(row["n"]) for row in rows})
-    return f"n={'–'.join(str(n) for n in dict.fromkeys((seen[0], seen[-1])))}"
+    x = numbers(rows, "layer") + aside
+    axes.plot(x, numbers(rows, name), **look)
+    strokes(axes.vlines, x, rows, name, look["color"])
 
 
 def _position(row: Row) -> str:
@@ -64,18 +39,9 @@ def _position(row: Row) -> str:
 
 
 def _layer_axis(axes: Axes, rows: Rows) -> None:
-    layers = _numbers(rows, "layer")
+    layers = numbers(rows, "layer")
     axes.set(xlabel="layer", xlim=(layers.min() - 0.7, layers.max() + 0.7))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=13, min_n_ticks=1))
-
-
-def _kl_axis(axes: Axes) -> None:
-    axes.axhline(MOST_KL, color="black", lw=0.8, ls="--", label=f"KL = {MOST_KL:g} nats")
-    # A KL of 0, where a direction has no length, is left out rather than drawn at the edge.
-    axes.set_yscale("log", nonpositive="mask")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
 
 
 @mpl.rc_context(style())
@@ -97,7 +63,7 @@ def candidates(rows: Rows, chosen: Row | None) -> Figure:
             axes.plot(chosen["layer"], chosen[name], **RING, label=where)
         if name != "kl":
             axes.axhline(0, color="black", lw=0.8, ls=":")
-    _kl_axis(panels[2])
+    kl_axis(panels[2])
     figure.legend(*panels[2].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
@@ -108,7 +74,7 @@ def _grid_panel(axes: Axes, rows: Rows, name: str) -> None:
     for i, pos in enumerate(positions):
         mine = sorted((r for r in rows if r["pos"] == pos), key=lambda row: row["layer"])
         look = LINE | {"marker": "os^Dv"[i % 5], "color": (0.0, shades[i], shades[i] / 2)}
-        x, y = _numbers(mine, "layer"), _numbers(mine, name)
+        x, y = numbers(mine, "layer"), numbers(mine, name)
         axes.plot(x, y, **look, label=_position(mine[0]))
     _layer_axis(axes, rows)
 
@@ -126,14 +92,14 @@ def sweep(rows: Rows, separation: Rows, about: Row) -> Figure:
     _rates_panel(rates, main, others)
     _test_point(rates, about)
     for of, look in ((main, LINE), (others, STAR)):
-        kl.plot(_numbers(of, "layer"), _numbers(of, "kl"), **look, color=HARMLESS)
-    _kl_axis(kl)
+        kl.plot(numbers(of, "layer"), numbers(of, "kl"), **look, color=HARMLESS)
+    kl_axis(kl)
     kl.set(ylabel="KL on harmless, val (nats)")
     kl.legend()
-    shown = [row for row in separation if row["layer"] in _numbers(rows, "layer")]
-    x = _numbers(shown, "layer")
-    effect.plot(x, _numbers(shown, "cohens_d_crossfit"), **LINE, color=NEUTRAL)
-    _strokes(effect.vlines, x, shown, "d", NEUTRAL)
+    shown = [row for row in separation if row["layer"] in numbers(rows, "layer")]
+    x = numbers(shown, "layer")
+    effect.plot(x, numbers(shown, "cohens_d_crossfit"), **LINE, color=NEUTRAL)
+    strokes(effect.vlines, x, shown, "d", NEUTRAL)
     effect.set_ylabel("Cohen's d, cross-fitted\n(pooled standard deviations)")
     _layer_axis(effect, rows)
     figure.align_ylabels()
@@ -147,7 +113,7 @@ def _rates_panel(axes: Axes, main: Rows, others: Rows) -> None:
         ("compliance", "complied coherently", LINE | {"color": HARMFUL}, 0.0),
         ("coherence", "coherent", DASHED | {"color": NEUTRAL}, 0.15),
     ):
-        _curve(axes, main, name, look | {"label": f"{words}, val ({_counts(main)})"}, aside)
+        _curve(axes, main, name, look | {"label": f"{words}, val ({counts(main)})"}, aside)
         if others:
             look |= STAR | {"label": f"{words}, val, {_position(others[0])}"}
             _curve(axes, others, name, look, aside)
@@ -175,7 +141,7 @@ def causal(rows: Rows) -> Figure:
     panels = figure.subplots(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, ((label, colour, name, words), mine) in zip(panels, shown, strict=True):
         _arms_panel(axes, mine, name, colour)
-        axes.set(xlabel=f"share of {label} prompts {words} ({_counts(mine)})", xlim=MARGIN)
+        axes.set(xlabel=f"share of {label} prompts {words} ({counts(mine)})", xlim=MARGIN)
     handles = [*(axes.lines[0] for axes in panels), panels[0].lines[1]]
     figure.legend(handles=handles, loc="outside upper right", ncols=3)
     return figure
@@ -184,10 +150,10 @@ def causal(rows: Rows) -> Figure:
 def _arms_panel(axes: Axes, rows: Rows, name: str, colour: str) -> None:
     y = np.arange(len(rows), dtype=float)
     look = {"ls": "none", "marker": "o", "ms": 5}
-    axes.plot(_numbers(rows, name), y, **look, color=colour, label=str(rows[0]["class"]))
+    axes.plot(numbers(rows, name), y, **look, color=colour, label=str(rows[0]["class"]))
     look |= {"mfc": "none", "color": NEUTRAL, "label": "random directions, mean"}
-    axes.plot(_numbers(rows, f"controls_{name}"), y, **look)
-    _strokes(axes.hlines, y, rows, name, colour)
+    axes.plot(numbers(rows, f"controls_{name}"), y, **look)
+    strokes(axes.hlines, y, rows, name, colour)
     axes.set_yticks(y, [_arm(row) for row in rows])
     axes.set(ylim=(len(rows) - 0.25, -0.75), ylabel="intervention")
     axes.xaxis.set_major_formatter(PERCENT)
@@ -228,7 +194,7 @@ def _strip_panel(axes: Axes, rows: Rows) -> None:
         look = {"color": colour, "mfc": colour if refused else "none", "ms": 4, "alpha": 0.6}
         mine = [r for r in rows if r["class"] == label and r["refused"] is refused]
         height = y + shake.uniform(-0.3, 0.3, len(mine))
-        axes.plot(_numbers(mine, "projection"), height, "o", **look)
+        axes.plot(numbers(mine, "projection"), height, "o", **look)
         names.append(f"{label},\n{'' if refused else 'not '}refused\n(n={len(mine)})")
     axes.set_yticks(range(len(names)), names)
     axes.set(ylim=(len(names) - 0.5, -0.5), ylabel="class and completion")
@@ -242,9 +208,9 @@ def _calibration_panel(axes: Axes, calibration: Row | None) -> None:
     axes.yaxis.set_major_formatter(PERCENT)
     bins = [row for row in calibration["bins"] if row["n"]] if calibration else []
     if bins:
-        axes.set_ylabel(f"share refused ({_counts(bins)} per point)")
+        axes.set_ylabel(f"share refused ({counts(bins)} per point)")
     else:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", backgroundcolor="white")
-    x, y = _numbers(bins, "predicted"), _numbers(bins, "refused")
+    x, y = numbers(bins, "predicted"), numbers(bins, "refused")
     axes.plot(x, y, "o", ms=5, color=NEUTRAL)
-    _strokes(axes.vlines, x, bins, "refused", NEUTRAL)
+    strokes(axes.vlines, x, bins, "refused", NEUTRAL)

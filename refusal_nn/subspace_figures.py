@@ -16,7 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from refusal_nn.causal_figures import LINE, MARGIN, PERCENT, _counts, _kl_axis, _numbers, _strokes
+from refusal_nn.drawing import LINE, MARGIN, PERCENT, counts, kl_axis, numbers, strokes
 from refusal_nn.figures import HARMFUL, HARMLESS, NEUTRAL, Row, style
 from refusal_nn.verdicts import YES_FROM
 
@@ -72,10 +72,10 @@ def _spectrum_panel(axes: Axes, rows: Rows, verdict: Row) -> None:
     layers, chosen = [row["layer"] for row in rows], verdict.get("layer")
     layer = chosen if chosen in layers else layers[0]
     of = sorted((r for r in rows if r["layer"] == layer), key=lambda r: r["component"])
-    x, y = _numbers(of, "component"), _numbers(of, "singular_value")
+    x, y = numbers(of, "component"), numbers(of, "singular_value")
     unit = y[0] if y[0] > 0 else np.nan
-    axes.plot(x, y / unit, **LINE | {"ms": 3, "color": HARMFUL}, label="harmful − mean harmless")
-    noise = _numbers(of, "noise") / unit
+    axes.plot(x, y / unit, **LINE | {"ms": 3, "color": HARMFUL}, label="harmful minus harmless")
+    noise = numbers(of, "noise") / unit
     axes.plot(x, noise, ls="--", color=HARMLESS, label="harmless prompts alone")
     look, name = {"loc": "left", "fontsize": 9}, of[0]["construction"]
     if name == verdict.get("construction"):
@@ -110,7 +110,7 @@ def rank_curve(rows: Rows, verdict: Row) -> Figure:
     if main:
         _test_rates(rates, main)
         look = LINE | {"color": HARMLESS, "lw": 2, "label": "KL on harmless, test"}
-        kl.plot(_numbers(main, "rank"), _numbers(main, "kl"), **look)
+        kl.plot(numbers(main, "rank"), numbers(main, "kl"), **look)
     rates.axhline(YES_FROM, color="black", lw=0.8, ls="--", label="70 %, asked of the lower limit")
     rates.set(ylim=MARGIN, ylabel="share of harmful prompts\nrefused before")
     rates.yaxis.set_major_formatter(PERCENT)
@@ -121,7 +121,7 @@ def rank_curve(rows: Rows, verdict: Row) -> Figure:
         words = f"95 % interval of the rank: [{ends}]"
         axes.axvspan(low - 0.4, high + 0.4, color=SPAN, lw=0, zorder=0, label=words)
         _faint(axes, of, name)
-    _kl_axis(kl)
+    kl_axis(kl)
     kl.set(ylabel="KL on harmless (nats)", xlabel="rank k of the subspace removed (dimensions)")
     kl.set_xlim(0.5, max([found["up_to"], *(row["rank"] for row in rows)]) + 0.5)
     kl.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16, min_n_ticks=1))
@@ -136,28 +136,28 @@ def _faint(axes: Axes, of: Mapping[tuple[str, ...], Rows], name: str) -> None:
     for (split, construction, *_), mine in of.items():
         colour = CONSTRUCTIONS[kinds.index(construction) % len(CONSTRUCTIONS)]
         look = {"color": colour, "lw": 1, "alpha": 0.6, "label": f"{construction}, {split}"}
-        axes.plot(_numbers(mine, "rank"), _numbers(mine, name), **look, zorder=1.8)
+        axes.plot(numbers(mine, "rank"), numbers(mine, name), **look, zorder=1.8)
 
 
 def _test_rates(axes: Axes, rows: Rows) -> None:
-    k, counts = _numbers(rows, "rank"), _counts(rows)
+    k, of = numbers(rows, "rank"), counts(rows)
     for name, words, look, aside in (
         ("compliance", "complied coherently", LINE | {"color": HARMFUL, "lw": 2.2, "ms": 6}, 0),
         ("coherence", "coherent", {"color": NEUTRAL, "lw": 0.8, "ls": "-."}, 0.1),
     ):
-        look |= {"label": f"{words}, test ({counts})", "zorder": 3 - aside}
-        axes.plot(k + aside, _numbers(rows, name), **look)
-        _strokes(axes.vlines, k + aside, rows, name, look["color"])
+        look |= {"label": f"{words}, test ({of})", "zorder": 3 - aside}
+        axes.plot(k + aside, numbers(rows, name), **look)
+        strokes(axes.vlines, k + aside, rows, name, look["color"])
     words = f"complied, random subspaces of\nrank k, test (n={rows[0]['controls_n'] or 0})"
     look = LINE | {"color": GREY, "marker": "s", "label": words}
-    axes.plot(k, _numbers(rows, "controls_compliance"), **look)
+    axes.plot(k, numbers(rows, "controls_compliance"), **look)
 
 
 @mpl.rc_context(style())
 def angles(rows: Rows) -> Figure:
     """Mean principal angle of each pair of subspaces, beneath it the smallest and the largest."""
     names, of = _names(rows, "a", "b"), {}
-    for row, degrees in zip(rows, _numbers(rows, "degrees"), strict=True):
+    for row, degrees in zip(rows, numbers(rows, "degrees"), strict=True):
         of.setdefault(frozenset((str(row["a"]), str(row["b"]))), []).append(degrees)
     cells = [[np.array(of.get(frozenset((a, b)), [np.nan])) for b in names] for a in names]
     annotated = len(names) <= ANNOTATED
@@ -237,10 +237,10 @@ def calibration_rates(rows: Rows) -> Figure:
     panels = figure.subplots(len(of), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, mine in zip(panels, of, strict=True):
         y, look = np.arange(len(mine), dtype=float), {"ls": "none", "marker": "o", "ms": 5}
-        axes.plot(_numbers(mine, "value"), y, **look, color=NEUTRAL, label="measured")
-        axes.hlines(y, _numbers(mine, "low"), _numbers(mine, "high"), color=NEUTRAL, lw=1.2)
+        axes.plot(numbers(mine, "value"), y, **look, color=NEUTRAL, label="measured")
+        axes.hlines(y, numbers(mine, "low"), numbers(mine, "high"), color=NEUTRAL, lw=1.2)
         look |= {"marker": "|", "ms": 15, "mew": 2, "color": GREY, "zorder": 1.5}
-        axes.plot(_numbers(mine, "bar"), y, **look, label="required")
+        axes.plot(numbers(mine, "bar"), y, **look, label="required")
         axes.set_yticks(y, [f"{r['kind']}, planted {r['planted']} (n={r['n']})" for r in mine])
         axes.set(ylim=(len(mine) - 0.4, -0.6), xlim=MARGIN, ylabel=mine[0]["quantity"])
     panels[-1].set_xlabel("share of models")

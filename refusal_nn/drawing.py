@@ -1,0 +1,47 @@
+"""What the figures of the causal experiments share: columns, intervals, an axis of KL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
+
+from refusal_nn.verdicts import MOST_KL
+
+Row = Mapping[str, object]
+Rows = Sequence[Row]
+Draw = Callable[..., object]
+PERCENT, MARGIN = "{x:.0%}", (-0.03, 1.03)  # of an axis of rates
+LINE = {"marker": "o", "lw": 1.2, "ms": 4}
+
+
+def numbers(rows: Rows, name: str) -> np.ndarray:
+    """A column as floats, NaN where a cell is empty."""
+    return np.array([np.nan if row[name] in ("", None) else float(row[name]) for row in rows])
+
+
+def strokes(draw: Draw, at: np.ndarray, rows: Rows, name: str, colour: str) -> None:
+    """Intervals name_low to name_high by an axes' vlines or hlines; not by errorbar, which takes
+    lengths: a bootstrap interval need not hold its estimate."""
+    low, high = numbers(rows, f"{name}_low"), numbers(rows, f"{name}_high")
+    shown = np.isfinite(low) & np.isfinite(high)
+    draw(at[shown], low[shown], high[shown], color=colour, lw=1.2, alpha=0.6)
+
+
+def counts(rows: Rows) -> str:
+    """As `n=32`, or `n=30–32` where rows differ."""
+    seen = sorted({int(row["n"]) for row in rows})
+    return f"n={'–'.join(str(n) for n in dict.fromkeys((seen[0], seen[-1])))}"
+
+
+def kl_axis(axes: Axes) -> None:
+    """Logarithmic, with the rule's limit; call it when all is drawn."""
+    axes.axhline(MOST_KL, color="black", lw=0.8, ls="--", label=f"KL = {MOST_KL:g} nats")
+    # A KL of 0, where a direction has no length, is left out rather than drawn at the edge.
+    axes.set_yscale("log", nonpositive="mask")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
