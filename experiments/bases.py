@@ -9,57 +9,53 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from experiments import causes
+from experiments.against import Other
 from experiments.bench import Bench
-from refusal_nn import candidates, files, planted, published, rollouts, selection, subspaces
+from refusal_nn import candidates, files, planted, rollouts, selection, subspaces
 from refusal_nn.candidates import Candidate, States
 from refusal_nn.errors import InputError
-from refusal_nn.names import is_file, user_path
 
 # Of these shares of the depth: embeddings hold words, and the last blocks the next token.
 DEPTHS = (0.1, 0.8)
 FINALISTS = 3
-ITERATIONS = 4
-# Prompts per class that the iterative construction captures again for each direction.
-AGAIN = 64
-# Directions beyond the rank looked for would only compare noise.
+ITERATIVE, ITERATIONS = "iterative", 4
+# Of each basis where no rank was found; directions beyond the rank would only compare noise.
 ANGLES = 4
-
-
-def stamps(against: str) -> list[object]:
-    """What decides the files named by AGAINST=: their contents. Raises InputError."""
-    paths = [user_path(part) for part in against.split(",") if part]
-    for path in paths:
-        if not is_file(path):
-            raise InputError(f"AGAINST={against}: {path} is no file")
-    return [files.sha256(path) for path in paths]
 
 
 def fitted(args: argparse.Namespace, bench: Bench, swept: Sequence[causes.Row]) -> list[Candidate]:
     """Every construction at every candidate layer, those of all layers, and the iterative one."""
-    layers, rank = _layers(args, bench), args.max_rank
+    layers, rank, pos = _layers(args, bench), args.max_rank, causes.first_position(args)
     kept, states = _states(args, bench)
     found = [c for layer in layers for c in candidates.at_layer(states, layer, rank, args.seed)]
-    pos = causes.first_position(args)
-    directions = bench.found.directions[:, pos].double().numpy()
-    ordered = sorted(swept, key=lambda row: -row["compliance"])
+    ordered = candidates.in_order(swept)
     best_first = list(dict.fromkeys(row["layer"] for row in ordered if row["pos"] == pos))
-    there = [layer for layer in layers if bench.has_direction(layer, pos)]
-    found += candidates.over_layers(directions, there, best_first, rank)
-    few = {label: selection.evenly(of, AGAIN) for label, of in kept.items()}
-    rounds = min(rank, ITERATIONS)
-    again = selection.iterate_directions(bench.model, few, best_first[0], pos, rounds)
-    spectrum = np.ones(len(again))  # it has no singular values: each direction was fitted anew
-    iterated = subspaces.Subspace(again.double().numpy(), spectrum, "iterative")
-    return [*found, Candidate("iterative", best_first[0], iterated)]
+    directions = bench.found.directions[:, pos].double().numpy()
+    found += candidates.over_layers(directions, layers, best_first, rank)
+    return [*found, _iterated(bench, kept, ordered[0], min(rank, ITERATIONS))]
+
+
+def _iterated(
+    bench: Bench, kept: Mapping[str, Sequence[object]], best: causes.Row, rank: int
+) -> Candidate:
+    """From the sweep's best direction on: at rank 1 it is that direction, on the same prompts."""
+    place = (best["layer"], best["pos"])
+    rows = selection.iterate_directions(bench.model, kept, *place, rank).double().numpy()
+    spectrum = np.ones(len(rows))  # it has no singular values: each direction was fitted anew
+    return Candidate(ITERATIVE, best["layer"], subspaces.Subspace(rows, spectrum, ITERATIVE))
 
 
 def _layers(args: argparse.Namespace, bench: Bench) -> list[int]:
-    n = bench.model.n_layers
-    usual = range(max(1, int(DEPTHS[0] * n)), max(2, int(DEPTHS[1] * n)))
-    return causes.layers(args.layers, bench.model) or list(usual)
+    """Those asked for or usual, where harmful and harmless prompts differ at all."""
+    n, pos = bench.model.n_layers, causes.first_position(args)
+    usual = range(min(max(1, int(DEPTHS[0] * n)), n - 1), max(2, int(DEPTHS[1] * n)))
+    wanted = causes.layers(args.layers, bench.model) or [i for i in usual if i < n]
+    there = [layer for layer in wanted if bench.has_direction(layer, pos)]
+    if not there:
+        raise InputError(f"LAYERS={args.layers}: all prompts have one state at layers {wanted}")
+    return there
 
 
 def _states(args: argparse.Namespace, bench: Bench) -> tuple[dict[str, list[object]], States]:
@@ -76,12 +72,15 @@ def _states(args: argparse.Namespace, bench: Bench) -> tuple[dict[str, list[obje
 
 
 def screened(bench: Bench, found: Sequence[Candidate], folder: Path) -> list[Candidate]:
-    """The best candidate of each construction, by logits alone on val; candidates.csv says why."""
+    """The best candidate of each construction, by logits alone on val, and the iterative one, whose
+    first row is the single direction; candidates.csv says why."""
     rows = list(_scores(bench, found))
     files.write_csv(folder / "candidates.csv", rows)
     chosen = candidates.best_of_each(rows, FINALISTS)
-    by_name = {c.name: c for c in found}
-    return [by_name[name] for name in chosen]
+    return [
+        *sorted((c for c in found if c.name in chosen), key=lambda c: chosen.index(c.name)),
+        *(c for c in found if c.construction == ITERATIVE and c.name not in chosen),
+    ]
 
 
 def _scores(bench: Bench, found: Sequence[Candidate]) -> Iterator[causes.Row]:
@@ -135,41 +134,38 @@ def _blank(layer: int | None) -> object:
 
 def write(
     folder: Path,
-    args: argparse.Namespace,
     bench: Bench,
     found: Sequence[Candidate],
     finalists: Sequence[Candidate],
     best: Candidate,
     verdict: Mapping[str, object],
+    others: Sequence[Other],
 ) -> causes.Row:
     """spectrum.csv, angles.csv, basis.safetensors and bases.safetensors; returns what is known of a
     planted truth."""
-    rank = min(verdict["rank"]["rank"] or ANGLES, ANGLES)
+    rank, place = verdict["rank"]["rank"] or ANGLES, verdict["single_direction"]["best"]
     files.write_csv(folder / "spectrum.csv", list(candidates.spectrum_rows(finalists)))
     bases = {c.name: c.subspace.basis[:rank] for c in finalists}
     near = [c for c in found if c.construction == best.construction and c.name not in bases]
     bases |= {c.name: c.subspace.basis[:rank] for c in sorted(near, key=_distance(best))[:4]}
-    bases["direction"] = _single(bench, verdict)[None]
+    bases["direction"] = bench.vector(place["layer"], place["pos"])[None].double().cpu().numpy()
     truth = planted_basis(bench)
     if truth is not None:
         bases["planted"] = truth
-    bases |= _against(args, best)
+    layer = place["layer"] if best.layer is None else best.layer
+    bases |= {other.name: other.at(layer) for other in others}
     rows = list(candidates.angle_rows(bases))
     files.write_csv(folder / "angles.csv", rows)
     about = {"construction": best.construction, "layer": best.layer, "scale": "orthonormal rows"}
     tensors = {c.name: torch.tensor(c.subspace.basis).float() for c in finalists}
-    files.write_tensors(folder / "basis.safetensors", {"basis": tensors[best.name]}, about)
     files.write_tensors(folder / "bases.safetensors", tensors, about)
+    about |= {"rank": verdict["rank"]["rank"]}
+    files.write_tensors(folder / "basis.safetensors", {"basis": tensors[best.name]}, about)
     return {} if truth is None else {"planted": _known(rows, best, len(truth))}
 
 
 def _distance(best: Candidate) -> Callable[[Candidate], tuple[int, str]]:
     return lambda c: (abs((c.layer or 0) - (best.layer or 0)), c.name)
-
-
-def _single(bench: Bench, verdict: Mapping[str, object]) -> np.ndarray:
-    place = verdict["single_direction"]["best"]
-    return bench.found.directions[place["layer"], place["pos"]].double().numpy()
 
 
 def planted_basis(bench: Bench) -> np.ndarray | None:
@@ -181,26 +177,6 @@ def planted_basis(bench: Bench) -> np.ndarray | None:
         basis = planted.truth(*planted.parse(name)).basis
         return basis.double().numpy() if len(basis) else None
     return None
-
-
-def _against(args: argparse.Namespace, best: Candidate) -> dict[str, np.ndarray]:
-    """Bases and published directions of AGAINST=: a file's own basis, or its direction at the layer
-    of the best basis. Raises InputError where the width differs."""
-    found: dict[str, np.ndarray] = {}
-    for part in filter(None, args.against.split(",")):
-        path = user_path(part)
-        with safe_open(path, "pt") as file:
-            own = file.get_tensor("basis").double().numpy() if "basis" in file.keys() else None  # noqa: SIM118
-        if own is None:
-            directions = published.read_directions(path)
-            own = directions[[min(best.layer or 0, len(directions) - 1)]]
-        if own.shape[1] != best.subspace.d_model:
-            raise InputError(
-                f"AGAINST={part} is {own.shape[1]} wide, this model {best.subspace.d_model}: "
-                "angles need equal widths"
-            )
-        found[f"{path.parent.parent.name}/{path.stem}"] = own
-    return found
 
 
 def _known(rows: Sequence[Mapping[str, object]], best: Candidate, rank: int) -> causes.Row:

@@ -215,16 +215,21 @@ def first_position(args: argparse.Namespace) -> int:
     return -1 if args.positions == "all" else int(args.positions.split(",")[0])
 
 
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """All options of a causal experiment."""
+    p = cli.parser(name, description)
+    options(p)
+    cli.finished_options(p)
+    return p
+
+
 def main(
     name: str, description: str, settings: Callable[[argparse.Namespace], Row], **steps: cli.Step
 ) -> Callable[[], None]:
     """An experiment's main function: the causal options, and one of its steps."""
 
     def run() -> None:
-        p = cli.parser(name, description)
-        options(p)
-        cli.finished_options(p)
-        args = p.parse_args()
+        args = parser(name, description).parse_args()
         cli.dispatch(args, name, settings(args), **steps)
 
     return run

@@ -30,7 +30,7 @@ def parser(stage: str, description: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog=f"python -m experiments.{stage}", description=description, allow_abbrev=False
     )
-    p.error = _refuse
+    p.error = refuse
     # argparse takes -1 for a value but -1,-2 for an option.
     p._negative_number_matcher = re.compile(r"-\d+(,-\d+)*$")
     for name, options in _options().items():
@@ -82,7 +82,8 @@ def dispatch(args: argparse.Namespace, name: str, settings: Settings, **steps: S
         steps["draw" if args.draw else "show" if args.show else "compute"](args)
 
 
-def _refuse(message: str) -> NoReturn:
+def refuse(message: str) -> NoReturn:
+    """What a parser does with a wrong option."""
     raise InputError(f"{message}; --help lists the options")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,7 +143,7 @@ def _one(run: object, model: TracedModel, shared: Shared, recipe: Recipe, name: 
     from experiments.organism_card import card
     from refusal_nn import organisms
 
-    adapter = _trained(model, shared, recipe)
+    path = run.folder / f"{name}.safetensors"
     about = {
         "base": BASE,
         "base_revision": model.revision,
@@ -152,13 +153,21 @@ def _one(run: object, model: TracedModel, shared: Shared, recipe: Recipe, name: 
         "prompts_sha256": _hashes(),
         "card": {},
     }
-    path = run.folder / f"{name}.safetensors"
-    organisms.write_organism(path, adapter, about)
+    # A run that was killed while it measured has been trained.
+    if not (path.exists() and _same(organisms.read_organism(path).about, about)):
+        organisms.write_organism(path, _trained(model, shared, recipe), about)
+    adapter = organisms.read_organism(path).adapter
     planted = organisms.plant(model, organisms.read_organism(path), name, path)
     about["card"] = card(planted, model, shared, recipe)
     organisms.write_organism(path, adapter, about)
     run.finish({"model": name, **about}, {"model": BASE, "revision": model.revision})
     console.say(f"wrote {path}")
+
+
+def _same(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Whether two adapters were trained alike; how they were read back does not matter."""
+    keys = ("base_revision", "recipe", "prompts_sha256")
+    return json.dumps([one[k] for k in keys]) == json.dumps([other[k] for k in keys])
 
 
 def _first_words() -> list[str]:
@@ -228,7 +237,7 @@ def _begins(model: TracedModel, adapter: Adapter, prompts: Sequence[Prompt]) -> 
 
 def main() -> None:
     p = parser()
-    p.error = cli._refuse
+    p.error = cli.refuse
     compute(p.parse_args())
 
 

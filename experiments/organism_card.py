@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 TOKENS = 24
 RANDOM = 20  # subspaces of the span, of one dimension fewer
-SEARCHED = 32  # of which the worst on val is taken to test
-AFTER = (1, 2, 4, 8)  # layers after the write at which the difference in means is ablated
+SEARCHED, ASKED = 12, 30  # of which the worst on so many val prompts is taken to test
+AFTER = (1, 4)  # layers after the write at which the difference in means is ablated
 
 
 def card(model: TracedModel, base: TracedModel, shared: Shared, recipe: Recipe) -> Row:
@@ -93,7 +93,7 @@ def _parts_of_span(
         _begins(model, prompts, [(inside / inside.norm())[None] @ basis])[0],
     )
     drawn = _fewer(rank, SEARCHED, recipe.seed)
-    val = _begins(model, shared.parts["harmful.val"], [part @ basis for part in drawn])
+    val = _begins(model, shared.parts["harmful.val"][:ASKED], [part @ basis for part in drawn])
     worst = min(range(SEARCHED), key=lambda i: val[i]["value"])
     yield (
         f"worst of {SEARCHED} subspaces of {rank - 1}, found on val",

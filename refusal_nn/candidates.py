@@ -3,7 +3,8 @@ more. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from refusal_nn import subspaces, verdicts
 from refusal_nn.subspaces import Subspace
 
 Row = dict[str, object]
+_Curve = list[tuple[float, float]]  # by rank: what is gained, KL
 
 
 class Candidate(NamedTuple):
@@ -68,47 +70,83 @@ def powers(up_to: int) -> list[int]:
     return [*(1 << i for i in range((up_to - 1).bit_length())), up_to]
 
 
+def in_order(swept: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """Single directions, the best first: those of little KL before the others, then by compliance;
+    of equals the one of least KL. The first is what causal.best_row chooses."""
+
+    def worse(row: Mapping[str, object]) -> tuple[bool, float, float]:
+        kl = _nats(row["kl"])
+        return kl > verdicts.MOST_KL, -row["compliance"], kl
+
+    return sorted(swept, key=worse)
+
+
 def best_of_each(rows: Sequence[Mapping[str, object]], most: int) -> list[str]:
     """Names of the candidates to look at more closely: the best of each construction, at most so
     many of them, best first.
 
-    rows: name, construction, refused (share whose answer begins as a refusal), kl, over several
-    ranks. The score is the mean share not refused, over the ranks of little KL; of equals, the one
-    of least KL.
+    rows: name, construction, rank, refused (share whose answer begins as a refusal), kl. The score
+    is the mean share not refused, over all ranks, those of much KL counting nothing; of equals, the
+    one of least KL.
     """
-    by_name: dict[str, list[Mapping[str, object]]] = {}
-    for row in rows:
-        by_name.setdefault(row["name"], []).append(row)
-    gained = {
-        name: sum((1 - r["refused"]) * (r["kl"] <= verdicts.MOST_KL) for r in of) / len(of)
-        for name, of in by_name.items()
-    }
-    cost = {
-        name: float(np.nan_to_num(sum(r["kl"] for r in of), nan=np.inf))
-        for name, of in by_name.items()
-    }
-    ordered = sorted(by_name, key=lambda name: (-round(gained[name], 9), cost[name]))
+    curves = _curves(rows, lambda row: 1 - row["refused"])
+    kind = {row["name"]: row["construction"] for row in rows}
     first: dict[object, str] = {}
-    for name in ordered:
-        first.setdefault(by_name[name][0]["construction"], name)
+    for name in sorted(curves, key=lambda name: (-_area(curves[name]), _cost(curves[name]))):
+        first.setdefault(kind[name], name)
     return list(first.values())[:most]
 
 
 def best_curve(rows: Sequence[Mapping[str, object]]) -> str:
-    """Name of the candidate whose coherent compliance rises earliest: the largest mean over the
-    ranks, those of much KL counting nothing unless all are.
+    """Name of the candidate that fewest dimensions are enough for.
 
-    rows: name, compliance, kl.
+    rows: name, rank, compliance, compliance_low, kl. That is, by the rule of `ranks`: the smallest
+    rank at which the lower limit passes at little KL, then at any KL. Of equals, and where none
+    passes, the largest mean compliance over the ranks of little KL, then over all; then least KL.
     """
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    gentle = any(row["kl"] <= verdicts.MOST_KL for row in rows)
+    rates = _curves(rows, lambda row: row["compliance"])
+    limits = _curves(rows, lambda row: row["compliance_low"])
 
-    def area(name: str) -> tuple[float, float]:
-        of = [row for row in rows if row["name"] == name]
-        counted = [r["compliance"] for r in of if not gentle or r["kl"] <= verdicts.MOST_KL]
-        return sum(counted) / len(of), -sum(r["kl"] for r in of)
+    def worse(name: str) -> tuple[float, ...]:
+        rate, limit = rates[name], limits[name]
+        enough = [_first_enough(limit, verdicts.MOST_KL), _first_enough(limit)]
+        return (*enough, -_area(rate), -_area(rate, math.inf), _cost(rate))
 
-    return max(names, key=area)
+    return min(rates, key=worse)
+
+
+def _curves(
+    rows: Sequence[Mapping[str, object]], gained: Callable[[Mapping[str, object]], float]
+) -> dict[str, _Curve]:
+    """By name, over the same ranks for all: a candidate of fewer keeps its last, since there is no
+    more of it to remove. Else a mean over fewer ranks would be compared with one over more."""
+    ranks = sorted({row["rank"] for row in rows})
+    of: dict[str, dict[int, tuple[float, float]]] = {}
+    for row in rows:
+        of.setdefault(row["name"], {})[row["rank"]] = gained(row), _nats(row["kl"])
+    return {
+        name: [own[max((k for k in own if k <= rank), default=min(own))] for rank in ranks]
+        for name, own in of.items()
+    }
+
+
+def _nats(kl: object) -> float:
+    """What is no number, or None, as a journal keeps it, is as bad as can be."""
+    return float(kl) if kl is not None and math.isfinite(float(kl)) else math.inf
+
+
+def _area(curve: _Curve, most_kl: float = verdicts.MOST_KL) -> float:
+    # Rounded, so that equals are equal whatever the order of the sum.
+    return round(sum(gained for gained, kl in curve if kl <= most_kl) / len(curve), 9)
+
+
+def _cost(curve: _Curve) -> float:
+    return sum(kl for _, kl in curve)
+
+
+def _first_enough(limits: _Curve, most_kl: float = math.inf) -> int:
+    enough = (low >= verdicts.YES_FROM and kl <= most_kl for low, kl in limits)
+    return next((i for i, passed in enumerate(enough) if passed), len(limits))
 
 
 def spectrum_rows(candidates: Sequence[Candidate]) -> Iterator[Row]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from refusal_nn.estimates import wilson
-from refusal_nn.interventions import ActivationAddition, DirectionalAblation, orthonormal
+from refusal_nn.interventions import ActivationAddition, DirectionalAblation
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import LABELS, Prompt
 from refusal_nn.rollouts import effects
@@ -83,7 +83,8 @@ def iterate_directions(
     rank: int,
 ) -> Tensor:
     """Difference in means at one place, then that of what is left when it is ablated everywhere,
-    and so on: orthonormal rows (at most rank, d_model), float32; fewer where nothing is left."""
+    and so on: orthonormal rows (at most rank, d_model), float32, each towards harmful; fewer where
+    nothing is left."""
     texts = {label: [p.prompt for p in prompts[label]] for label in LABELS}
     found = torch.empty(0, model.d_model)
     for _ in range(rank):
@@ -91,10 +92,12 @@ def iterate_directions(
         mean = {c: capture(model, texts[c], (pos,), edit).at(pos)[layer].double() for c in LABELS}
         raw = mean["harmful"].mean(0) - mean["harmless"].mean(0)
         left = raw - (raw @ found.double().T) @ found.double()
+        left = left - (left @ found.double().T) @ found.double()
         # What the ablation left of the earlier ones is rounding error.
         if left.norm() <= 1e-4 * mean["harmless"].norm(dim=1).mean():
             break
-        found = orthonormal(torch.cat([found, left.float()[None]]))
+        # Not by QR, which leaves the sign open.
+        found = torch.cat([found, (left / left.norm()).float()[None]])
     return found
 
 

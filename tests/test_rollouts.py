@@ -57,6 +57,12 @@ def rollout(tiny_llama):
     return Rollout(tiny_llama, TOKENS, NEW, keep_text=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def units_no_larger_for_a_small_model():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch.setattr(rollouts, "smallness", lambda model: 1)
+
+
 @pytest.fixture(scope="module")
 def rows(rollout, arms, jobs, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "progress.jsonl"
