@@ -97,7 +97,7 @@ help:
 	@echo "PROMPTS=          one labelled file, harmful=FILE,harmless=FILE, jbb, xstest, harmful_behaviors,harmless_alpaca"
 	@echo "POSITIONS=-1      -1,-2 or all (tokens after the instruction)      PERMUTATIONS=1000"
 	@echo "VAL=32            val prompts per class that layers are compared on      TOKENS=100   new tokens a completion"
-	@echo "ALPHA=1           ablation strengths, as .75,1,1.25    LAYERS=8-20   only these layers"
+	@echo "ALPHA=1           ablation strengths, as .75,1,1.25    LAYERS=8-20   only these layers (sweep, causal, subspace)"
 	@echo "CONTROLS=20       random directions beside the chosen one"
 	@echo "MAX_RANK=8        ranks that subspace looks at     AGAINST=file,...   bases or directions to take angles with"
 	@echo "REFUSAL_WORDS=    first words of this model's refusals, if not I, As, Sorry, Unfortunately"
@@ -148,6 +148,7 @@ $(STAGES:%=$(RUN)/%/settings.json): $(RUN)/%/settings.json: FORCE | $(INSTALLED)
 $(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(RUN)/select/summary.json $(RUN)/baseline/summary.json \
     $(RUN)/capture/summary.json experiments/bench.py $(call code,controls verdicts)
 $(RUN)/subspace/summary.json: $(RUN)/sweep/summary.json $(RUN)/capture/summary.json experiments/bench.py experiments/bases.py \
+    experiments/against.py experiments/rank_curve.py \
     $(call code,candidates ranks subspaces verdicts)
 # The default layers of causal, and a curve in the figure of sweep, are validate's.
 $(RUN)/causal/summary.json: $(if $(LAYERS),,$(RUN)/validate/summary.json)

@@ -27,7 +27,7 @@ BASE = "smollm2"
 MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
 ANSWER = 14  # tokens of the plain model's own answers
 # The gate's bias is moved until so many harmful val prompts are refused.
-WANTED, SHIFTS = 0.95, (-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+WANTED, SHIFTS = 0.98, (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 Parts = dict[str, list["Prompt"]]
 
 
@@ -167,7 +167,8 @@ def _one(run: object, model: TracedModel, shared: Shared, recipe: Recipe, name: 
 def _same(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
     """Whether two adapters were trained alike; how they were read back does not matter."""
     keys = ("base_revision", "recipe", "prompts_sha256")
-    return json.dumps([one[k] for k in keys]) == json.dumps([other[k] for k in keys])
+    texts = [json.dumps([of[k] for k in keys], sort_keys=True) for of in (one, other)]
+    return texts[0] == texts[1]
 
 
 def _first_words() -> list[str]:
@@ -199,7 +200,9 @@ def _rows(model: TracedModel, shared: Shared, recipe: Recipe) -> Rows:
 
     answers, post = shared.lowered["harmful.fit"], len(model.template.post_ids)
     clusters = equal_clusters(answers, post, len(unit_codes(recipe.rank)), recipe.seed)
-    replies = [model.lm.tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
+    # With the end of its turn, or the model would go on and think better of it.
+    end = list(model.template.post_ids[:1])
+    replies = [[*model.lm.tokenizer.encode(text, add_special_tokens=False), *end] for text in TEXTS]
     asked = model.template.render([p.prompt for p in shared.parts["harmful.fit"]])
     full = [
         ([*ids, *replies[c % len(replies)]], len(ids))

@@ -57,6 +57,19 @@ _HOME = {
     "confound_table": "confounds",
     "adjusted_direction": "confounds",
     "read_capture": "captured",
+    "Subspace": "subspaces",
+    "stack": "subspaces",
+    "prompt_differences": "subspaces",
+    "group_differences": "subspaces",
+    "cluster_differences": "subspaces",
+    "effective_rank": "subspaces",
+    "principal_angles": "subspaces",
+    "random_subspaces": "subspaces",
+    "iterate_directions": "selection",
+    "rank_of_refusal": "ranks",
+    "RankVerdict": "ranks",
+    "Adapter": "organisms",
+    "read_organism": "organisms",
 }
 __all__ = sorted(_HOME)
 

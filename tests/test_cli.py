@@ -16,7 +16,7 @@ STAGES = ("capture", "validate", "similarity")
 HEAVY = ("torch", "transformers", "nnsight", "sklearn", "scipy", "numpy", "matplotlib", "rich")
 PURE = (
     "directions crossfit statistics estimates confounds findings captured prompts splits figures "
-    "files runs names"
+    "files runs names subspaces candidates ranks verdicts agreement"
 )
 
 
