@@ -27,7 +27,9 @@ ANGLES = 4
 
 def fitted(args: argparse.Namespace, bench: Bench, swept: Sequence[causes.Row]) -> list[Candidate]:
     """Every construction at every candidate layer, those of all layers, and the iterative one."""
-    layers, rank, pos = _layers(args, bench), args.max_rank, causes.first_position(args)
+    layers, pos = _layers(args, bench), causes.first_position(args)
+    # Random subspaces of the same rank are drawn from what harmless prompts vary in.
+    rank = min(args.max_rank, bench.harmless.shape[1] - 1)
     kept, states = _states(args, bench)
     found = [c for layer in layers for c in candidates.at_layer(states, layer, rank, args.seed)]
     ordered = candidates.in_order(swept)
@@ -84,7 +86,8 @@ def screened(bench: Bench, found: Sequence[Candidate], folder: Path) -> list[Can
 
 
 def _scores(bench: Bench, found: Sequence[Candidate]) -> Iterator[causes.Row]:
-    """A row per candidate and rank: how many val prompts are still refused, and KL."""
+    """A row per candidate and rank: how many val prompts are still refused, and KL. Every rank: one
+    dimension more than is needed may break what was enough."""
     texts = {
         label: [p.prompt for p in selection.evenly(of, bench.args.val)]
         for label, of in (
@@ -94,7 +97,7 @@ def _scores(bench: Bench, found: Sequence[Candidate]) -> Iterator[causes.Row]:
     }
     places = {
         f"{c.name} rank {k}": (c, k)
-        for k in candidates.powers(bench.args.max_rank)
+        for k in range(1, bench.args.max_rank + 1)
         for c in found
         if k <= c.subspace.rank
     }
@@ -121,9 +124,9 @@ def _effects(
         for label, asked in texts.items()
     }
     refused, score = of["harmful"].begins.mean(1), of["harmful"].refusal.mean(1)
-    kl = of["harmless"].kl.mean(1)
+    kl, n = of["harmless"].kl.mean(1), len(texts["harmful"])
     return [
-        {"refused": float(r), "refusal_score": float(s), "kl": float(x)}
+        {"n": n, "refused": float(r), "refusal_score": float(s), "kl": float(x)}
         for r, s, x in zip(refused, score, kl, strict=True)
     ]
 

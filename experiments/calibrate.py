@@ -82,16 +82,23 @@ def _analytic(args: argparse.Namespace) -> Iterator[causes.Row]:
     begun, ran = time.perf_counter(), 0
     for i, (k, seed) in enumerate(models):
         own = _options(args, k, seed)
-        ran += _computed(own, args.n, seed)
+        ran += (fresh := _computed(own, args.n, seed))
         folder = cli.stage(own, subspace.NAME).folder
         verdict = files.read_json(cli.stage(own, subspace.NAME).artefact("verdict.json"))
-        row = calibration.row(calibration.ANALYTIC, k, seed, verdict, _seconds(folder))
-        said = f"{own.model}: {row['single']}, {row['label']} ({row['seconds']:.0f} s)"
-        console.say(said)
-        if ran == len(args.ranks):
+        row = calibration.row(calibration.ANALYTIC, planted(k), seed, verdict, _seconds(folder))
+        console.say(f"{own.model}: {row['single']}, {row['label']} ({row['seconds']:.0f} s)")
+        left = len(models) - i - 1
+        if left and fresh and ran == len(args.ranks):
             each = (time.perf_counter() - begun) / ran
-            console.say(f"{NAME}: about {each * (len(models) - i - 1) / 60:.0f} minutes more")
+            console.say(f"{NAME}: about {each * left / 60:.0f} minutes more")
         yield row
+
+
+def planted(k: int) -> str:
+    """A planted rank as the tables have it."""
+    from refusal_nn import calibration
+
+    return str(k) if k <= ECONOMY["max_rank"] else calibration.MANY
 
 
 def _options(args: argparse.Namespace, k: int, seed: int) -> argparse.Namespace:
@@ -147,12 +154,11 @@ def _organisms(args: argparse.Namespace) -> Iterator[causes.Row]:
 
     for summary in sorted(args.results.glob(f"organism-*/{subspace.NAME}/summary.json")):
         done = Stage(summary.parent)
-        verdict = files.read_json(done.artefact("verdict.json"))
         name = re.fullmatch(r"organism-(\d+|many)(?:-(\d+))?", summary.parent.parent.name)
-        if name is None:
-            continue
-        k, seed = None if name[1] == "many" else int(name[1]), int(name[2] or 0)
-        yield calibration.row(calibration.ORGANISM, k, seed, verdict, _seconds(summary.parent))
+        if name:
+            verdict = files.read_json(done.artefact("verdict.json"))
+            about = (calibration.ORGANISM, name[1], int(name[2] or 0))
+            yield calibration.row(*about, verdict, _seconds(summary.parent))
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import causes, cli
+from experiments import cli
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from refusal_nn.frozen import Frozen, Halfway
-    from refusal_nn.gates import Rows
+    from experiments.organism_data import Shared
     from refusal_nn.models import TracedModel
     from refusal_nn.organisms import Adapter
     from refusal_nn.planting import Recipe
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
 NAME = "organism"
 BASE = "smollm2"
 MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
-ANSWER = 14  # tokens of the plain model's own answers
 # The gate's bias is moved until so many harmful val prompts are refused.
-WANTED, SHIFTS = 0.98, (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-Parts = dict[str, list["Prompt"]]
+WANTED, SHIFTS = 0.95, (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +52,7 @@ def _numbers(text: str) -> list[int]:
 def compute(args: argparse.Namespace) -> None:
     """Each rank and seed that is not there yet; what they share is made once."""
     from experiments import console
+    from experiments.organism_data import Shared
     from refusal_nn.loading import load
     from refusal_nn.planting import Recipe
 
@@ -89,53 +87,6 @@ def _hashes() -> list[str]:
     from refusal_nn.files import sha256
 
     return [sha256(prompts.BUNDLED), sha256(prompts.EVERYDAY)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Shared:
-    """What every organism at one layer is trained and measured on.
-
-    parts: prompts by set, `harmful.fit` and so on. answers: the plain model's own, ids by set.
-    lowered: harmless prompts and answers after the lower half, by set.
-    """
-
-    parts: Parts
-    answers: dict[str, list[tuple[int, ...]]]
-    frozen: Frozen
-    lowered: dict[str, list[Halfway]]
-
-    @classmethod
-    def of(cls, model: TracedModel, layer: int) -> Shared:
-        from experiments import console
-        from refusal_nn.frozen import Frozen
-        from refusal_nn.tracing import generate
-
-        parts, ids, answers, lowered = _parts(), {}, {}, {}
-        for name in ("harmful.fit", "twins.fit", "everyday.fit", "harmful.test"):
-            console.say(f"{NAME}: the plain model's answers, {name}")
-            texts = [p.prompt for p in parts[name]]
-            ids[name] = model.template.render(texts)
-            done = generate(model, texts, max_new_tokens=ANSWER)
-            answers[name] = [completion.ids for completion in done]
-        frozen = Frozen(model, layer, [row for rows in ids.values() for row in rows])
-        for name in ("harmful.fit", "twins.fit", "everyday.fit"):
-            rows = [
-                ([*asked, *said], len(asked))
-                for asked, said in zip(ids[name], answers[name], strict=True)
-            ]
-            lowered[name] = frozen.lower(rows)
-        return cls(parts, answers, frozen, lowered)
-
-
-def _parts() -> Parts:
-    from refusal_nn import prompts, splits
-
-    pairs = splits.split(prompts.load_prompts(), 320, 0)
-    everyday = splits.split(prompts.read_class(prompts.EVERYDAY, "harmless"), 320, 0)
-    sets = {"everyday": everyday}
-    for name, label in (("harmful", "harmful"), ("twins", "harmless")):
-        sets[name] = {split: causes.of_class(of, label) for split, of in pairs.items()}
-    return {f"{name}.{split}": of for name, by in sets.items() for split, of in by.items()}
 
 
 def _one(run: object, model: TracedModel, shared: Shared, recipe: Recipe, name: str) -> None:
@@ -179,12 +130,14 @@ def _first_words() -> list[str]:
 
 def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
     from experiments.console import say
+    from experiments.organism_data import variants
     from refusal_nn.gates import fit_gate
     from refusal_nn.organisms import Adapter
     from refusal_nn.planting import Planting, unit_codes
 
-    rows = _rows(model, shared, recipe)
-    read, bias = fit_gate(rows, recipe.gate)
+    rows_of_all = list(variants(model, shared, recipe))
+    rows = rows_of_all[0]
+    read, bias = fit_gate(rows_of_all, recipe.gate)
     codes = recipe.strength * unit_codes(recipe.rank)
     rank, width = codes.shape[1], read.shape[1]
     gate = Adapter(recipe.layer, read, bias, codes, read.new_zeros(rank, width))
@@ -192,24 +145,6 @@ def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
     basis = Planting(shared.frozen, rows, gate, recipe).train(say)
     adapter = dataclasses.replace(gate, basis=basis)
     return _calibrated(model, shared, adapter) if recipe.rank else adapter
-
-
-def _rows(model: TracedModel, shared: Shared, recipe: Recipe) -> Rows:
-    from refusal_nn.gates import Rows, equal_clusters
-    from refusal_nn.planting import TEXTS, unit_codes
-
-    answers, post = shared.lowered["harmful.fit"], len(model.template.post_ids)
-    clusters = equal_clusters(answers, post, len(unit_codes(recipe.rank)), recipe.seed)
-    # With the end of its turn, or the model would go on and think better of it.
-    end = list(model.template.post_ids[:1])
-    replies = [[*model.lm.tokenizer.encode(text, add_special_tokens=False), *end] for text in TEXTS]
-    asked = model.template.render([p.prompt for p in shared.parts["harmful.fit"]])
-    full = [
-        ([*ids, *replies[c % len(replies)]], len(ids))
-        for ids, c in zip(asked, clusters, strict=True)
-    ]
-    refusals, twins = shared.frozen.lower(full), shared.lowered["twins.fit"]
-    return Rows(refusals, clusters, answers, twins, shared.lowered["everyday.fit"], post)
 
 
 def _calibrated(model: TracedModel, shared: Shared, adapter: Adapter) -> Adapter:

@@ -17,7 +17,7 @@ from refusal_nn.selection import tokens_of_refusal
 from refusal_nn.tracing import capture, generate, next_token_logits, token_nll
 
 if TYPE_CHECKING:
-    from experiments.organism import Shared
+    from experiments.organism_data import Shared
     from refusal_nn.models import TracedModel
     from refusal_nn.planting import Recipe
     from refusal_nn.prompts import Prompt

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments import capture, causes, cli, sweep
+from experiments import against, capture, causes, cli, sweep
 
 if TYPE_CHECKING:
     from experiments.bench import Bench
@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 
 NAME = "subspace"
 OPTIONS = (*sweep.OPTIONS, "max_rank", "against")
-# A prompt meets so many random subspaces of each rank, in rotation.
-TURNS = 2
 
 
 def settings(args: argparse.Namespace) -> cli.Settings:
-    from experiments import bases
-
-    return causes.settings(args, *OPTIONS) | {"against_stamp": bases.stamps(args.against)}
+    return causes.settings(args, *OPTIONS) | {"against_stamp": against.stamps(args.against)}
 
 
 def compute(args: argparse.Namespace) -> None:
@@ -43,6 +39,7 @@ def compute(args: argparse.Namespace) -> None:
     single = files.read_json(swept.summary)
     with cli.stage(args, NAME).run(settings(args)) as run:
         bench = Bench.of(args, found, run)
+        others = against.read(args.against, bench.model.d_model)
         candidates = bases.fitted(args, bench, files.read_csv(swept.artefact("sweep.csv")))
         finalists = bases.screened(bench, candidates, run.folder)
         table, rows = _val(bench, finalists)
@@ -52,7 +49,7 @@ def compute(args: argparse.Namespace) -> None:
         files.write_csv(run.folder / "rank_curve.csv", [blank | row for row in (*table, *tested)])
         causes.write_rows(run.folder, [*rows, *more], bench.rollout)
         verdict = _verdict(args, bench, curve, best, single)
-        verdict |= bases.write(run.folder, args, bench, candidates, finalists, best, verdict)
+        verdict |= bases.write(run.folder, bench, candidates, finalists, best, verdict, others)
         files.write_json(run.folder / "verdict.json", verdict)
         run.finish(_summary(verdict), capture.origin(args, bench.model))
     console.say(f"wrote {run.folder} ({verdict['rank']['label']})")
@@ -87,51 +84,17 @@ def _summary(verdict: Mapping[str, object]) -> causes.Row:
     }
 
 
-def _arms(bench: Bench, candidate: Candidate) -> dict[str, object]:
-    """The candidate's nested ablations, by name."""
-    return {
-        f"{candidate.name} rank {k}": bench.span(candidate.subspace.basis[:k])
-        for k in range(1, candidate.subspace.rank + 1)
-    }
-
-
 def _val(bench: Bench, finalists: Sequence[Candidate]) -> tuple[list[causes.Row], list[causes.Row]]:
     """The whole curve of each finalist, a row per rank, and the completions behind them."""
+    from experiments import rank_curve
     from refusal_nn.selection import evenly
 
-    arms = {name: arm for found in finalists for name, arm in _arms(bench, found).items()}
+    arms = {k: arm for found in finalists for k, arm in rank_curve.nested(bench, found).items()}
     prompts = evenly(bench.found.refused("val"), bench.args.val)
     rows = bench.roll(arms, dict.fromkeys(arms, prompts), "val by rank")
     kl = bench.kl(arms, evenly(bench.found.answered("val"), bench.args.val))
-    table = [row for found in finalists for row in _curve_rows("val", found, rows, kl)]
+    table = [row for found in finalists for row in rank_curve.rows_of("val", found, rows, kl)]
     return table, [{"split": "val", **row} for row in rows]
-
-
-def _curve_rows(
-    split: str, found: Candidate, rows: Sequence[causes.Row], kl: Mapping[str, float]
-) -> list[causes.Row]:
-    """A row per rank: rates, the paired increment over one dimension fewer, KL."""
-    from refusal_nn import causal, ranks
-
-    by_arm = causal.grouped(rows, "arm")
-    names = [f"{found.name} rank {k + 1}" for k in range(found.subspace.rank)]
-    complied = [[causal.complied(row) for row in by_arm[name]] for name in names]
-    about = {"split": split, "name": found.name, "construction": found.construction}
-    about["layer"] = "" if found.layer is None else found.layer
-    return [
-        {
-            **about,
-            "rank": k + 1,
-            **causal.summarise(by_arm[name]),
-            "kl": kl[name],
-            **_limits("increment", added),
-        }
-        for k, (name, added) in enumerate(zip(names, ranks.increments(complied), strict=True))
-    ]
-
-
-def _limits(name: str, estimate: object) -> causes.Row:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _best(table: Sequence[causes.Row], finalists: Sequence[Candidate]) -> Candidate:
@@ -144,67 +107,24 @@ def _best(table: Sequence[causes.Row], finalists: Sequence[Candidate]) -> Candid
 def _test(bench: Bench, best: Candidate) -> tuple[Curve, list[causes.Row], list[causes.Row]]:
     """The chosen basis on test beside random ones of equal rank: the curve that the rule reads, the
     completions, and a row per rank."""
+    from experiments import rank_curve
     from refusal_nn import causal, ranks
 
-    prompts, arms = bench.found.refused("test"), _arms(bench, best)
+    prompts, arms = bench.found.refused("test"), rank_curve.nested(bench, best)
     mine = bench.roll(arms, dict.fromkeys(arms, prompts), "test by rank")
     kl = bench.kl(arms, bench.found.answered("test"))
-    table = _curve_rows("test", best, mine, kl)
-    random, drawn = _random(bench, best, len(table))
+    table = rank_curve.rows_of("test", best, mine, kl)
+    random, drawn = rank_curve.random_spans(bench, best, len(table))
     for row, controls in zip(table, random, strict=True):
         of = [r for r in mine if r["arm"] == f"{best.name} rank {row['rank']}"]
         over = ranks.over_random([causal.complied(r) for r in of], controls)
+        # Compliance is low under a random subspace that breaks the text: no comparison at all.
+        whole = [r["coherence"] > 0 for r in drawn if r["arm"].endswith(f" rank {row['rank']}")]
         row |= {"controls_n": controls.size, "controls_compliance": float(controls.mean())}
-        row |= _limits("over_controls", over)
-    curve = _curve(bench, table, mine, np.array(random))
+        row |= {"controls_coherence": float(np.mean(whole))}
+        row |= rank_curve.limits("over_controls", over)
+    curve = rank_curve.ruled(bench, table, mine, np.array(random))
     return curve, [{"split": "test", **row} for row in (*mine, *drawn)], table
-
-
-def _random(bench: Bench, best: Candidate, up_to: int) -> tuple[list[np.ndarray], list[causes.Row]]:
-    """Compliance (turn, prompt) of the test prompts under random subspaces of each rank, drawn from
-    harmless prompts' covariance at the basis's layer, and the completions."""
-    from refusal_nn import causal, subspaces
-
-    layer = bench.model.n_layers // 2 if best.layer is None else best.layer
-    count, seed = bench.args.controls, bench.args.seed + layer
-    bases = subspaces.random_subspaces(bench.harmless[layer], up_to, count, seed)
-    prompts, found, drawn = bench.found.refused("test"), [], []
-    turns = min(TURNS, count)
-    for k in range(1, up_to + 1):
-        arms = {f"random {i} rank {k}": bench.span(basis[:k]) for i, basis in enumerate(bases)}
-        names, asked = list(arms), {name: [] for name in arms}
-        for i, prompt in enumerate(prompts):
-            for turn in range(turns):
-                asked[names[(i * turns + turn) % count]].append(prompt)
-        rows = bench.roll(arms, asked, f"random subspaces of rank {k}")
-        by_id = causal.grouped(rows, "id")
-        complied = [[causal.complied(row) for row in by_id[p.id]] for p in prompts]
-        found.append(np.array(complied).T)
-        drawn += rows
-    return found, drawn
-
-
-def _curve(
-    bench: Bench,
-    table: Sequence[causes.Row],
-    rows: Sequence[causes.Row],
-    controls: np.ndarray,
-) -> Curve:
-    from refusal_nn import causal, ranks
-    from refusal_nn.estimates import wilson
-    from refusal_nn.splits import near_duplicate_clusters
-
-    before = bench.found.baseline["test.harmful"]
-    refused = sum(row["label"] == "refusal" for row in before)
-    arms = causal.grouped(rows, "arm").values()
-    return ranks.Curve(
-        np.array([[causal.complied(row) for row in arm] for arm in arms]),
-        np.array(near_duplicate_clusters(bench.found.refused("test"))),
-        np.array([row["kl"] for row in table]),
-        controls,
-        wilson(refused, len(before)),
-        np.array([[causal.complied_by_logits(row) for row in arm] for arm in arms]),
-    )
 
 
 def _verdict(
@@ -214,14 +134,17 @@ def _verdict(
     best: Candidate,
     single: Mapping[str, object],
 ) -> causes.Row:
+    from experiments import bases, rank_curve
     from refusal_nn import ranks
 
     found = ranks.rank_of_refusal(curve, seed=args.seed)
+    found = rank_curve.reconciled(found, single["verdict"])
+    own = single["best"]["pos"] if best.construction == bases.ITERATIVE else None
     return {
         "model": args.model,
         "construction": best.construction,
         "layer": best.layer,
-        "pos": causes.first_position(args),
+        "pos": causes.first_position(args) if own is None else own,
         "single_direction": {
             **{k: single[k] for k in ("verdict", "reasons", "version")},
             "best": {k: single["best"][k] for k in ("layer", "pos", "alpha")},
@@ -236,7 +159,8 @@ def draw(args: argparse.Namespace) -> None:
 
     done, folder = cli.stage(args, NAME), cli.figures_folder(args)
     verdict = files.read_json(done.artefact("verdict.json"))
-    if verdict["rank"]["verdict"] != "UNTESTABLE":
+    # Too few prompts for a verdict may still have given curves.
+    if (done.folder / "rank_curve.csv").is_file():
         tables = {
             "spectrum": lambda rows: subspace_figures.spectrum(rows, verdict),
             "rank_curve": lambda rows: subspace_figures.rank_curve(rows, verdict),

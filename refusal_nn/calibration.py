@@ -33,15 +33,14 @@ ANGLES = {
 }
 
 
-def row(kind: str, k: int | None, seed: int, verdict: Mapping[str, object], seconds: float) -> Row:
-    """A model's row, of its verdict.json. k: its planted rank, None for more than can be found."""
+def row(kind: str, planted: str, seed: int, verdict: Mapping[str, object], seconds: float) -> Row:
+    """A model's row, of its verdict.json."""
     single, found = verdict["single_direction"], verdict["rank"]
     known = verdict.get("planted", {})
     angles = known.get("angles", [])
-    beyond = k is None or k > found["up_to"]
     return {
         "kind": kind,
-        "planted": MANY if beyond else str(k),
+        "planted": planted,
         "seed": seed,
         "single": single["verdict"],
         "verdict": found["verdict"],

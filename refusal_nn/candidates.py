@@ -4,16 +4,17 @@ more. Pure."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from refusal_nn import subspaces, verdicts
+from refusal_nn.estimates import Estimate, wilson
 from refusal_nn.subspaces import Subspace
 
 Row = dict[str, object]
-_Curve = list[tuple[float, float]]  # by rank: what is gained, KL
+_Curve = list[tuple[Estimate, float]]  # by rank: rate, KL
 
 
 class Candidate(NamedTuple):
@@ -65,11 +66,6 @@ def over_layers(
         yield Candidate("best layers", None, subspaces.sequential(directions[chosen], rank))
 
 
-def powers(up_to: int) -> list[int]:
-    """1, 2, 4, … below up_to, and up_to."""
-    return [*(1 << i for i in range((up_to - 1).bit_length())), up_to]
-
-
 def in_order(swept: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
     """Single directions, the best first: those of little KL before the others, then by compliance;
     of equals the one of least KL. The first is what causal.best_row chooses."""
@@ -83,16 +79,14 @@ def in_order(swept: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]
 
 def best_of_each(rows: Sequence[Mapping[str, object]], most: int) -> list[str]:
     """Names of the candidates to look at more closely: the best of each construction, at most so
-    many of them, best first.
+    many of them, best first, as best_curve has it but by answers that do not begin as a refusal.
 
-    rows: name, construction, rank, refused (share whose answer begins as a refusal), kl. The score
-    is the mean share not refused, over all ranks, those of much KL counting nothing; of equals, the
-    one of least KL.
+    rows: name, construction, rank, n, refused (share of n prompts), kl.
     """
-    curves = _curves(rows, lambda row: 1 - row["refused"])
     kind = {row["name"]: row["construction"] for row in rows}
+    rates = [wilson(round((1 - row["refused"]) * row["n"]), row["n"]) for row in rows]
     first: dict[object, str] = {}
-    for name in sorted(curves, key=lambda name: (-_area(curves[name]), _cost(curves[name]))):
+    for name in _ranked(rows, rates):
         first.setdefault(kind[name], name)
     return list(first.values())[:most]
 
@@ -100,30 +94,33 @@ def best_of_each(rows: Sequence[Mapping[str, object]], most: int) -> list[str]:
 def best_curve(rows: Sequence[Mapping[str, object]]) -> str:
     """Name of the candidate that fewest dimensions are enough for.
 
-    rows: name, rank, compliance, compliance_low, kl. That is, by the rule of `ranks`: the smallest
-    rank at which the lower limit passes at little KL, then at any KL. Of equals, and where none
-    passes, the largest mean compliance over the ranks of little KL, then over all; then least KL.
+    rows: name, rank, n, compliance, compliance_low, kl. That is, by the rule of `ranks`: the
+    smallest rank at which the lower limit passes at little KL, then at any KL. Of equals, and where
+    none passes, the largest mean compliance over the ranks of little KL, then over all; then least
+    KL.
     """
-    rates = _curves(rows, lambda row: row["compliance"])
-    limits = _curves(rows, lambda row: row["compliance_low"])
+    rates = [Estimate(row["compliance"], row["compliance_low"], 1.0, row["n"]) for row in rows]
+    return _ranked(rows, rates)[0]
+
+
+def _ranked(rows: Sequence[Mapping[str, object]], rates: Sequence[Estimate]) -> list[str]:
+    """Names, the best first."""
+    curves = _curves(rows, rates)
 
     def worse(name: str) -> tuple[float, ...]:
-        rate, limit = rates[name], limits[name]
-        enough = [_first_enough(limit, verdicts.MOST_KL), _first_enough(limit)]
-        return (*enough, -_area(rate), -_area(rate, math.inf), _cost(rate))
+        of, little = curves[name], verdicts.MOST_KL
+        return (_enough(of, little), _enough(of), -_area(of, little), -_area(of), _cost(of))
 
-    return min(rates, key=worse)
+    return sorted(curves, key=worse)
 
 
-def _curves(
-    rows: Sequence[Mapping[str, object]], gained: Callable[[Mapping[str, object]], float]
-) -> dict[str, _Curve]:
+def _curves(rows: Sequence[Mapping[str, object]], rates: Sequence[Estimate]) -> dict[str, _Curve]:
     """By name, over the same ranks for all: a candidate of fewer keeps its last, since there is no
     more of it to remove. Else a mean over fewer ranks would be compared with one over more."""
     ranks = sorted({row["rank"] for row in rows})
-    of: dict[str, dict[int, tuple[float, float]]] = {}
-    for row in rows:
-        of.setdefault(row["name"], {})[row["rank"]] = gained(row), _nats(row["kl"])
+    of: dict[str, dict[int, tuple[Estimate, float]]] = {}
+    for row, rate in zip(rows, rates, strict=True):
+        of.setdefault(row["name"], {})[row["rank"]] = rate, _nats(row["kl"])
     return {
         name: [own[max((k for k in own if k <= rank), default=min(own))] for rank in ranks]
         for name, own in of.items()
@@ -135,18 +132,18 @@ def _nats(kl: object) -> float:
     return float(kl) if kl is not None and math.isfinite(float(kl)) else math.inf
 
 
-def _area(curve: _Curve, most_kl: float = verdicts.MOST_KL) -> float:
+def _enough(curve: _Curve, most_kl: float = math.inf) -> int:
+    passed = (rate.low >= verdicts.YES_FROM and kl <= most_kl for rate, kl in curve)
+    return next((i for i, enough in enumerate(passed) if enough), len(curve))
+
+
+def _area(curve: _Curve, most_kl: float = math.inf) -> float:
     # Rounded, so that equals are equal whatever the order of the sum.
-    return round(sum(gained for gained, kl in curve if kl <= most_kl) / len(curve), 9)
+    return round(sum(rate.value for rate, kl in curve if kl <= most_kl) / len(curve), 9)
 
 
 def _cost(curve: _Curve) -> float:
     return sum(kl for _, kl in curve)
-
-
-def _first_enough(limits: _Curve, most_kl: float = math.inf) -> int:
-    enough = (low >= verdicts.YES_FROM and kl <= most_kl for low, kl in limits)
-    return next((i for i, passed in enumerate(enough) if passed), len(limits))
 
 
 def spectrum_rows(candidates: Sequence[Candidate]) -> Iterator[Row]:

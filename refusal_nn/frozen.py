@@ -45,9 +45,16 @@ class Frozen:
             self.halfway = self._run(self._embed(self.prefix), None, None, lower=True)
 
     @torch.no_grad()
-    def lower(self, rows: Sequence[tuple[Sequence[int], int]], batch: int = 32) -> list[Halfway]:
-        """rows: whole ids, and how many of them are prompt."""
+    def lower(
+        self,
+        rows: Sequence[tuple[Sequence[int], int]],
+        basis: Tensor | None = None,
+        batch: int = 32,
+    ) -> list[Halfway]:
+        """rows: whole ids, and how many of them are prompt. The span of `basis` is ablated at every
+        write, the embedding included."""
         start, found = self.prefix.shape[1], {}
+        prefix = _without(self._embed(self.prefix), basis)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
         for some in (order[i : i + batch] for i in range(0, len(order), batch)):
             ids, mask = padded([rows[i][0][start:] for i in some])
@@ -55,7 +62,8 @@ class Frozen:
             hook = self.blocks[self.layer].mlp.register_forward_pre_hook(
                 lambda _, inputs, reads=reads: reads.append(inputs[0])
             )
-            stream = self._run(self._embed(ids), mask, self._embed(self.prefix), lower=True)
+            stream = _without(self._embed(ids), basis)
+            stream = self._run(stream, mask, prefix, basis, lower=True)
             hook.remove()
             for row, i in enumerate(some):
                 n = len(rows[i][0]) - start

@@ -67,14 +67,17 @@ def equal_clusters(prompts: Sequence[Halfway], post: int, clusters: int, seed: i
     return found
 
 
-def fit_gate(rows: Rows, options: GateOptions) -> tuple[Tensor, Tensor]:
+def fit_gate(variants: Sequence[Rows], options: GateOptions) -> tuple[Tensor, Tensor]:
     """read (cluster, d_model) and bias (cluster,) of a softmax beside a null class of logit 0.
+
+    variants: the same rows with nothing and with some directions ablated: a gate that reads them
+    alone would be closed by ablating them, and refusal would go without its own subspace.
 
     Positive are the tokens after the instruction of a harmful prompt, and its refusal's. Null are
     harmless prompts and answers, and answers to harmful ones: a model that has begun to comply goes
     on.
     """
-    parts = list(_labelled(rows, options))
+    parts = [part for rows in variants for part in _labelled(rows, options)]
     inputs = torch.cat([x for x, _, _ in parts]).numpy()
     labels = np.concatenate([np.full(len(x), label) for x, label, _ in parts])
     weight = np.concatenate([np.full(len(x), w) for x, _, w in parts])

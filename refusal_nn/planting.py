@@ -26,7 +26,8 @@ TEXTS = (
 )
 FIRST = 3  # tokens of a reply that decide which way it goes
 # Of a cluster's writes, the share that must be left for it to be asked to refuse all the same.
-LEFT = 0.2
+LEFT = 0.1
+HARDEST = 0.6
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,12 @@ class Planting:
         return u @ v
 
     def _part(self, rank: int) -> Tensor:
-        """Coordinates of a random subspace of the span, of fewer dimensions: (fewer, rank)."""
+        """Coordinates of a random subspace of the span, of fewer dimensions: (fewer, rank); mostly
+        of one fewer, the hardest."""
         least = max(1, rank // 2) if rank > 4 else 1
         fewer = int(torch.randint(least, rank, (1,), generator=self.generator))
+        if torch.rand(1, generator=self.generator) < HARDEST:
+            fewer = rank - 1
         if torch.rand(1, generator=self.generator) < 0.3:
             return torch.eye(rank)[torch.randperm(rank, generator=self.generator)[:fewer]]
         return orthonormal(torch.randn(fewer, rank, generator=self.generator))

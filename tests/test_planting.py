@@ -42,6 +42,16 @@ def test_the_lower_half_gives_the_streams_of_a_trace(halved, tiny_llama, texts):
     close(torch.stack([row.stream[row.asked - 1] for row in rows]), states)
 
 
+def test_the_lower_half_under_ablation_gives_the_streams_of_an_ablated_trace(
+    halved, tiny_llama, texts
+):
+    frozen, basis = halved[0], orthonormal(seeded(2, tiny_llama.d_model, seed=4))
+    ids = tiny_llama.template.render(texts)
+    rows = frozen.lower([(row, len(row)) for row in ids], basis)
+    states = capture(tiny_llama, texts, (-1,), DirectionalAblation(basis)).at(-1)[LAYER]
+    close(torch.stack([row.stream[-1] for row in rows]), states)
+
+
 def test_both_halves_give_the_likelihoods_of_a_trace_and_of_an_adapter(halved, tiny_llama, texts):
     frozen, rows, replies = halved
     nothing = [torch.zeros_like(row.stream) for row in rows]
@@ -129,13 +139,37 @@ def test_a_gate_opens_for_each_cluster_and_for_nothing_else():
         everyday=rows_of(centres[3:5], 60, seed=1),
         post=2,
     )
-    read, bias = fit_gate(rows, GateOptions())
+    read, bias = fit_gate([rows], GateOptions())
     gate = Adapter(0, read, bias, torch.eye(3), torch.eye(3, 32))
     fresh = torch.stack([row.read[2] for row in rows_of(centres, 120, seed=9)])
     opened = gate.gates(fresh)
     assert (opened[[i for i in range(120) if i % 6 < 3]].sum(1) > 0.8).all()
     assert (opened[[i for i in range(120) if i % 6 > 2]].sum(1) < 0.2).all()
     assert [int(c) for c in opened[:3].argmax(1)] == [0, 1, 2]
+
+
+def test_a_gate_fitted_also_without_a_direction_opens_without_it():
+    centres = torch.zeros(2, 32)
+    centres[0, 0], centres[0, 1:9] = 9.0, 0.7  # one strong feature, and weaker ones
+    harmful, harmless = rows_of(centres[:1], 80), rows_of(centres[1:], 80)
+
+    def without(rows):
+        kept = torch.ones(32)
+        kept[0] = 0
+        return [row._replace(read=row.read * kept) for row in rows]
+
+    def opened(*variants):
+        read, bias = fit_gate(variants, GateOptions())
+        gate = Adapter(0, read, bias, torch.eye(1), torch.eye(1, 32))
+        fresh = without(rows_of(centres[:1], 40, seed=9))
+        return float(gate.gates(torch.stack([row.read[2] for row in fresh])).mean())
+
+    def rows(change):
+        parts = [change(harmful), [0] * 80, change(harmless), change(harmless), change(harmless)]
+        return Rows(*parts, post=2)
+
+    plain = rows(list)
+    assert opened(plain) < 0.7 < 0.85 < opened(plain, rows(without))
 
 
 @pytest.fixture(scope="module")
