@@ -85,7 +85,8 @@ help:
 	@echo "make behaviour    does a prompt's projection predict its refusal and its severity?"
 	@echo "make subspace     one direction or many? nested bases ablated dimension by dimension, the rank with its interval"
 	@echo "make organism     train an adapter that refuses through K=0,1,2,4,many planted directions (SEEDS=0,1 LAYER=12)"
-	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported"
+	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported (RUNS=50 of each"
+	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
 	@echo "make show         print the tables of a finished run again"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
@@ -179,6 +180,12 @@ endif
 
 organism: $(INSTALLED)
 	@$(PY) -m experiments.organism --k="$$K" --seeds="$$SEEDS" --layer="$$LAYER" --results="$$RESULTS"
+
+CALIBRATE = $(PY) -m experiments.calibrate --seeds="$$RUNS" --n="$$N" --results="$$RESULTS" --figures="$$FIGURES"
+calibrate: $(INSTALLED)
+	@$(CALIBRATE)
+	@$(CALIBRATE) --draw
+	@$(CALIBRATE) --show
 
 show: | $(INSTALLED)
 	@$(VALIDATE) --show

@@ -22,7 +22,7 @@ ANALYTIC, ORGANISM = "analytic", "organism"
 NONE, MANY = "0", "many"
 # Quantities, in the order of the tables. A false positive is what must be rare, the rest frequent.
 EXACT, COVERS = "rank exact", "interval covers"
-ONE, NOT_ONE = "single direction YES", "single direction not YES"
+ONE, NOT_ONE = "single YES", "single not YES"
 FALSE = "false positive"
 # Asked of analytic models, whose truth is exact; an organism's is what its training aimed at.
 LEAST, MOST = 0.95, 0.05

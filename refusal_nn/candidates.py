@@ -95,9 +95,10 @@ def best_curve(rows: Sequence[Mapping[str, object]]) -> str:
     """Name of the candidate that fewest dimensions are enough for.
 
     rows: name, rank, n, compliance, compliance_low, kl. That is, by the rule of `ranks`: the
-    smallest rank at which the lower limit passes at little KL, then at any KL. Of equals, and where
-    none passes, the largest mean compliance over the ranks of little KL, then over all; then least
-    KL.
+    smallest rank at which the lower limit passes at little KL, then at any KL; where it never does,
+    few val prompts may be why, and the rate itself counts. Where that does not pass either, one of
+    all ranks, and the highest rate that it reaches. Of equals the largest mean over the ranks of
+    little KL, then over all; then least KL.
     """
     rates = [Estimate(row["compliance"], row["compliance_low"], 1.0, row["n"]) for row in rows]
     return _ranked(rows, rates)[0]
@@ -105,11 +106,17 @@ def best_curve(rows: Sequence[Mapping[str, object]]) -> str:
 
 def _ranked(rows: Sequence[Mapping[str, object]], rates: Sequence[Estimate]) -> list[str]:
     """Names, the best first."""
-    curves = _curves(rows, rates)
+    curves, ranks = _curves(rows, rates), {}
+    for row in rows:
+        ranks[row["name"]] = max(row["rank"], ranks.get(row["name"], 0))
 
     def worse(name: str) -> tuple[float, ...]:
         of, little = curves[name], verdicts.MOST_KL
-        return (_enough(of, little), _enough(of), -_area(of, little), -_area(of), _cost(of))
+        values = [(Estimate(rate.value, rate.value, 1.0, rate.n), kl) for rate, kl in of]
+        enough = (_enough(of, little), _enough(of), _enough(values, little), _enough(values))
+        short = ranks[name] < max(ranks.values()) and enough[-1] == len(of)
+        highest = max((rate.value for rate, kl in of if kl <= little), default=0.0)
+        return (*enough, short, -highest, -_area(of, little), -_area(of), _cost(of))
 
     return sorted(curves, key=worse)
 

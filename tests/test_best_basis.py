@@ -60,13 +60,19 @@ def test_of_equals_one_of_unknown_kl_comes_last(missing):
         assert candidates.best_of_each(rows, 1) == ["known"]
 
 
-@pytest.mark.parametrize("refused", [(1, 0.5, 0.5), (1, 1, 0.5)])
-def test_fewer_dimensions_are_no_advantage_nor_a_drawback(refused):
+@pytest.mark.parametrize("refused", [(1, 0.2, 0.2), (1, 1, 0.2)])
+def test_of_those_that_are_enough_fewer_dimensions_are_no_advantage_nor_a_drawback(refused):
     """One that has three keeps what it has at three, where there is no more to remove."""
     short = scores("short", refused)
-    for last, best in ((0.6, "short"), (0.4, "long")):
+    for last, best in ((0.3, "short"), (0.1, "long")):
         long = scores("long", (*refused, last))
         assert candidates.best_of_each([*short, *long], 1) == [best]
+
+
+@pytest.mark.parametrize("last", [0.9, 0.4])
+def test_where_none_is_enough_only_one_of_all_ranks_can_say_that_none_is(last):
+    short, long = scores("short", (1, 0.5)), scores("long", (1, 0.9, last))
+    assert candidates.best_of_each([*short, *long], 1) == ["long"]
 
 
 def curve(name, complied, kl=(0.0,) * 9, n=32):
@@ -120,8 +126,15 @@ def test_ties_go_to_the_least_kl_and_then_to_the_first():
 def test_a_short_curve_is_compared_over_the_ranks_of_the_longer_ones():
     short, long = curve("short", (0.3, 0.6)), curve("long", (0.3, 0.6, 0.6, 0.8))
     assert candidates.best_curve([*short, *long]) == "long"
-    falling = curve("falling", (0.3, 0.6, 0.2, 0.2))
-    assert candidates.best_curve([*short, *falling]) == "short"
+    enough, falling = curve("short", (0.3, 0.95)), curve("falling", (0.3, 0.95, 0.2, 0.2))
+    assert candidates.best_curve([*enough, *falling]) == "short"
+
+
+def test_where_few_val_prompts_let_no_lower_limit_pass_the_rate_itself_counts():
+    rising, flat = curve("rising", (0.1, 0.2, 0.81), n=16), curve("flat", (0.5, 0.5, 0.5), n=16)
+    assert candidates.best_curve([*flat, *rising]) == "rising"
+    higher = curve("higher", (0.0, 0.1, 0.69), n=16)
+    assert candidates.best_curve([*flat, *higher]) == "higher"
 
 
 def test_one_curve_is_the_best_of_one():

@@ -90,9 +90,9 @@ def test_an_untestable_model_of_a_planted_rank_is_a_miss():
 def test_yes_is_right_for_one_direction_and_wrong_for_more():
     yes = verdict(single=verdicts.YES, rank=1, low=1, high=1)
     found = rates([*rows("1", [yes, yes]), *rows("2", [yes, verdict()])])
-    assert found["1", "single direction YES"]["value"] == 1
-    assert found["2", "single direction not YES"]["value"] == 1 / 2
-    assert ("1", "single direction not YES") not in found
+    assert found["1", "single YES"]["value"] == 1
+    assert found["2", "single not YES"]["value"] == 1 / 2
+    assert ("1", "single not YES") not in found
 
 
 def test_false_positives_are_a_rank_for_many_and_any_verdict_for_none():
