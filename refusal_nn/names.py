@@ -57,7 +57,8 @@ def adapter_file(model: str) -> Path | None:
     if not is_file(path):
         there = ", ".join(sorted(p.stem for p in ADAPTERS.glob("*.safetensors")))
         raise InputError(
-            f"{model} is not bundled; there are {there}; `make organism K={found[1]}` trains one"
+            f"{model} is not bundled; `make organism K={found[1]}` trains one, whose file is then "
+            f"given as MODEL={f'; there are {there}' if there else ''}"
         )
     return path
 

@@ -1,9 +1,8 @@
 """An adapter is part of the model: equal to a plain hook in every trace, and gone where its span is
-ablated. The bundled organisms are what their cards say."""
+ablated."""
 
 import contextlib
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from test_generation import NEW, by_hand, hooked, writes
 
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation, orthonormal
-from refusal_nn.names import ADAPTERS, adapter_file
+from refusal_nn.names import adapter_file
 from refusal_nn.organisms import Adapter, plant, read_organism, write_organism
 from refusal_nn.tracing import capture, generate, next_token_logits, token_nll
 
@@ -150,20 +149,8 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name(tmp_path, tiny_llama):
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ModelError, match="no adapter of this package"):
         read_organism(path)
-    with pytest.raises(InputError, match="organism-77 is not bundled; there are"):
+    with pytest.raises(
+        InputError, match="organism-77 is not bundled; `make organism K=77` trains one"
+    ):
         adapter_file("organism-77")
     assert adapter_file("smollm2") is None
-
-
-BUNDLED = sorted(ADAPTERS.glob("*.safetensors"))
-
-
-@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.stem)
-def test_a_bundled_organism_is_small_orthonormal_and_says_how_it_was_made(path):
-    assert path.stat().st_size < 100_000
-    found = read_organism(path)
-    basis = found.adapter.basis
-    torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis)), atol=1e-5, rtol=0)
-    assert found.about["recipe"]["rank"] == found.about["planted_rank"]
-    assert found.about["prompts_sha256"]
-    json.dumps(found.about)
