@@ -93,7 +93,7 @@ help:
 	@echo
 	@echo "MODEL=smollm2     an alias (qwen qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
 	@echo "                  a local folder, a .gguf file, tiny-<family> (random weights, seconds), planted-<k> (refuses through"
-	@echo "                  k directions by formula), or the .safetensors of an adapter that make organism trained"
+	@echo "                  k directions by formula; PROMPTS= from refusal_nn.planted.write_prompts), or the .safetensors of an adapter that make organism trained"
 	@echo "N=320 SEED=0      prompts per class, seed          DTYPE=auto DEVICE=auto   how to compute"
 	@echo "PROMPTS=          one labelled file, harmful=FILE,harmless=FILE, jbb, xstest, harmful_behaviors,harmless_alpaca"
 	@echo "POSITIONS=-1      -1,-2 or all (tokens after the instruction)      PERMUTATIONS=1000"

@@ -25,7 +25,7 @@ NAME = "organism"
 BASE = "smollm2"
 MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
 # The gate's bias is moved until so many harmful val prompts are refused.
-WANTED, SHIFTS = 0.95, (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+WANTED, SHIFTS = 0.95, (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 
 
 def parser() -> argparse.ArgumentParser:

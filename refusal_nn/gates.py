@@ -38,15 +38,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class GateOptions:
-    """weight: of the harmful rows against all others; twins, answers: of a token of a harmless
-    twin, or of an answer to a harmful prompt, against one of an everyday prompt. penalty: inverse
-    strength, as scikit-learn's C. sharpness: factor on the fitted logits."""
+    """weight: of the harmful rows against all others; everyday, twins, answers: of a token of an
+    everyday prompt, a harmless twin, an answer to a harmful prompt. penalty: inverse strength, as
+    scikit-learn's C. sharpness: factor on the fitted logits, so that gates are open or shut."""
 
     weight: float = 0.6
+    everyday: float = 2.0
     twins: float = 0.5
     answers: float = 0.5
     penalty: float = 0.003
-    sharpness: float = 2.0
+    sharpness: float = 4.0
     steps: int = 60
 
 
@@ -104,6 +105,6 @@ def _labelled(rows: Rows, options: GateOptions) -> Iterator[tuple[Tensor, int, f
     for row in rows.twins:
         yield row.read, 0, options.twins
     for row in rows.everyday:
-        yield row.read, 0, 1.0
+        yield row.read, 0, options.everyday
     for row in rows.answers:
         yield row.read[row.asked + 1 :], 0, options.answers
