@@ -156,7 +156,7 @@ class Bench:
         )
         return read_capture(done.folder)
 
-    @property
+    @functools.cached_property
     def harmless(self) -> np.ndarray:
         """Activations of harmless fit prompts, (layer, prompt, d_model)."""
         return self.captured.classes("fit", causes.first_position(self.args)).harmless

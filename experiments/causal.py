@@ -136,11 +136,7 @@ def _rolled(
     """Rows under the intervention, then TURNS rows per prompt under random directions in turn."""
     name = f"{number} {site.name} {site.layers} of {site.source}"
     controls = {f"{name}: random {i}": arm for i, arm in enumerate(site.controls)}
-    asked: dict[str, list[Prompt]] = {name: list(prompts), **{arm: [] for arm in controls}}
-    names = list(controls)
-    for i, prompt in enumerate(prompts):
-        for turn in range(min(TURNS, len(names))):
-            asked[names[(i * TURNS + turn) % len(names)]].append(prompt)
+    asked = {name: list(prompts), **causes.in_rotation(prompts, list(controls), TURNS)}
     rows = bench.roll({name: site.intervention, **controls}, asked, what)
     return rows[: len(prompts)], rows[len(prompts) :]
 

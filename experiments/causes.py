@@ -210,6 +210,17 @@ def validated(args: argparse.Namespace) -> Stage:
     return done
 
 
+def in_rotation(
+    prompts: Sequence[Prompt], names: Sequence[str], turns: int
+) -> dict[str, list[Prompt]]:
+    """Which prompts each named arm is asked: every prompt meets `turns` of them, in turn."""
+    asked: dict[str, list[Prompt]] = {name: [] for name in names}
+    for i, prompt in enumerate(prompts):
+        for turn in range(min(turns, len(names))):
+            asked[names[(i * turns + turn) % len(names)]].append(prompt)
+    return asked
+
+
 def first_position(args: argparse.Namespace) -> int:
     """The position whose directions layers are compared by: the first of POSITIONS."""
     return -1 if args.positions == "all" else int(args.positions.split(",")[0])

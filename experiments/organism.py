@@ -107,10 +107,10 @@ def _one(run: object, model: TracedModel, shared: Shared, recipe: Recipe, name: 
     # A run that was killed while it measured has been trained.
     if not (path.exists() and _same(organisms.read_organism(path).about, about)):
         organisms.write_organism(path, _trained(model, shared, recipe), about)
-    adapter = organisms.read_organism(path).adapter
-    planted = organisms.plant(model, organisms.read_organism(path), name, path)
+    organism = organisms.read_organism(path)
+    planted = organisms.plant(model, organism, name, path)
     about["card"] = card(planted, model, shared, recipe)
-    organisms.write_organism(path, adapter, about)
+    organisms.write_organism(path, organism.adapter, about)
     run.finish({"model": name, **about}, {"model": BASE, "revision": model.revision})
     console.say(f"wrote {path}")
 

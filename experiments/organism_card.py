@@ -13,8 +13,8 @@ from refusal_nn.estimates import wilson
 from refusal_nn.interventions import DirectionalAblation, orthonormal
 from refusal_nn.judges import judge
 from refusal_nn.scores import begins_refusal
-from refusal_nn.selection import tokens_of_refusal
-from refusal_nn.tracing import capture, generate, next_token_logits, token_nll
+from refusal_nn.selection import fit_directions, tokens_of_refusal
+from refusal_nn.tracing import generate, next_token_logits, token_nll
 
 if TYPE_CHECKING:
     from experiments.organism_data import Shared
@@ -108,9 +108,8 @@ def _parts_of_span(
 
 def _differences(model: TracedModel, shared: Shared) -> torch.Tensor:
     """Difference in means at position -1, (layer, d_model), of 64 fit prompts per class."""
-    texts = [[p.prompt for p in shared.parts[f"{s}.fit"][:64]] for s in ("harmful", "twins")]
-    harmful, harmless = (capture(model, of).at(-1).double().mean(1) for of in texts)
-    return (harmful - harmless).float()
+    of = {"harmful": "harmful.fit", "harmless": "twins.fit"}
+    return fit_directions(model, {c: shared.parts[name][:64] for c, name in of.items()})[:, -1]
 
 
 def _fewer(rank: int, count: int, seed: int) -> list[torch.Tensor]:

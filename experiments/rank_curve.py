@@ -65,10 +65,7 @@ def random_spans(
     turns = min(TURNS, count)
     for k in range(1, up_to + 1):
         arms = {f"random {i} rank {k}": bench.span(basis[:k]) for i, basis in enumerate(bases)}
-        names, asked = list(arms), {name: [] for name in arms}
-        for i, prompt in enumerate(prompts):
-            for turn in range(turns):
-                asked[names[(i * turns + turn) % count]].append(prompt)
+        asked = causes.in_rotation(prompts, list(arms), turns)
         rows = bench.roll(arms, asked, f"random subspaces of rank {k}")
         by_id = causal.grouped(rows, "id")
         complied = [[causal.complied(row) for row in by_id[p.id]] for p in prompts]
