@@ -30,7 +30,7 @@ AGAINST ?=
 K ?= 1
 SEEDS ?= 0
 RUNS ?= 50
-LAYER ?= 12
+LAYER ?= 16
 OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
                 VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT \
                 MAX_RANK AGAINST K SEEDS RUNS LAYER
@@ -84,7 +84,7 @@ help:
 	@echo "make causal       the direction ablated or added at given layers only (LAYERS=9,15,18), beside controls"
 	@echo "make behaviour    does a prompt's projection predict its refusal and its severity?"
 	@echo "make subspace     one direction or many? nested bases ablated dimension by dimension, the rank with its interval"
-	@echo "make organism     train an adapter that refuses through K=0,1,2,4,many planted directions (SEEDS=0,1 LAYER=12)"
+	@echo "make organism     train an adapter that refuses through K=0,1,2,4,many planted directions (SEEDS=0,1 LAYER=16)"
 	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported (RUNS=50 of each"
 	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"

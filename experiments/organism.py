@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 NAME = "organism"
 BASE = "smollm2"
 MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
-# The gate's bias is moved until so many harmful val prompts are refused.
-WANTED, SHIFTS = 0.95, (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
+# How far the gate's bias may be moved to tell harmful val prompts from everyday ones.
+SHIFTS = (-2.0, 0.0, 2.0, 4.0, 6.0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,9 +34,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--k", type=_ranks, default=[1], help="planted ranks as 0,1,2,4,many")
     p.add_argument("--seeds", type=_numbers, default=[0], help="as 0,1,2 (default: 0)")
-    p.add_argument("--layer", type=cli.at_least(1), default=12, help="block whose MLP writes")
+    p.add_argument("--layer", type=cli.at_least(1), default=16, help="block whose MLP writes")
     p.add_argument("--strength", type=cli.in_range(1, 1000), default=None, help="of a write")
-    p.add_argument("--steps", type=cli.at_least(1), default=100, help="of training")
+    p.add_argument("--steps", type=cli.at_least(1), default=80, help="of training")
     p.add_argument("--results", type=Path, default=Path("results"), help="root of the results")
     return p
 
@@ -130,37 +130,38 @@ def _first_words() -> list[str]:
 
 def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
     from experiments.console import say
-    from experiments.organism_data import variants
+    from experiments.organism_data import rows
     from refusal_nn.gates import fit_gate
     from refusal_nn.organisms import Adapter
     from refusal_nn.planting import Planting, unit_codes
 
-    rows_of_all = list(variants(model, shared, recipe))
-    rows = rows_of_all[0]
-    read, bias = fit_gate(rows_of_all, recipe.gate)
+    trained_on = rows(model, shared, recipe)
+    read, bias = fit_gate(trained_on, shared.moves, recipe.gate)
     codes = recipe.strength * unit_codes(recipe.rank)
     rank, width = codes.shape[1], read.shape[1]
     gate = Adapter(recipe.layer, read, bias, codes, read.new_zeros(rank, width))
     say(f"{NAME}: a gate of {len(read)} clusters; {recipe.steps} steps")
-    basis = Planting(shared.frozen, rows, gate, recipe).train(say)
+    basis = Planting(shared.frozen, trained_on, gate, recipe).train(say)
     adapter = dataclasses.replace(gate, basis=basis)
     return _calibrated(model, shared, adapter) if recipe.rank else adapter
 
 
 def _calibrated(model: TracedModel, shared: Shared, adapter: Adapter) -> Adapter:
-    """The adapter with the least bias at which WANTED of the harmful val prompts are refused."""
+    """The adapter with the bias at which the refusal rates of harmful and of everyday val prompts
+    lie furthest apart, the least such."""
     from experiments.console import say
 
-    best: tuple[float, Adapter] = (-1.0, adapter)
+    found: dict[float, Adapter] = {}
     for shift in SHIFTS:
         moved = dataclasses.replace(adapter, bias=adapter.bias + shift)
-        rate = _begins(model, moved, shared.parts["harmful.val"]).mean().item()
-        say(f"{NAME}: bias {shift:+.1f}: {100 * rate:.0f} % of harmful val prompts")
-        if rate > best[0]:
-            best = (rate, moved)
-        if rate >= WANTED:
-            break
-    return best[1]
+        harmful, everyday = (
+            _begins(model, moved, shared.parts[f"{name}.val"]).mean().item()
+            for name in ("harmful", "everyday")
+        )
+        rates = f"{100 * harmful:.0f} % of harmful, {100 * everyday:.0f} % of everyday"
+        say(f"{NAME}: bias {shift:+.1f}: {rates} val prompts begin as refusals")
+        found.setdefault(harmful - everyday, moved)
+    return found[max(found)]
 
 
 def _begins(model: TracedModel, adapter: Adapter, prompts: Sequence[Prompt]) -> Tensor:

@@ -13,7 +13,6 @@ from experiments import causes, console
 from refusal_nn import prompts, splits
 from refusal_nn.frozen import Frozen, Halfway
 from refusal_nn.gates import Rows, equal_clusters
-from refusal_nn.interventions import orthonormal
 from refusal_nn.models import TracedModel
 from refusal_nn.planting import TEXTS, Recipe, unit_codes
 from refusal_nn.prompts import Prompt
@@ -22,9 +21,9 @@ from refusal_nn.tracing import generate
 
 ANSWER = 14  # tokens of the plain model's own answers
 SETS = ("harmful.fit", "twins.fit", "everyday.fit")
-# Where harmful and harmless differ in the plain model, as (layer, pos) pairs ablated together: the
-# gate must open without them.
-ABLATED = (((-1, -1), (-4, -1)), ((-1, -5), (-7, -1)))
+# Directions whose ablation a gate must not notice: harmful minus harmless of the plain model, at
+# every so many layers and at these positions; seen in how so many prompts per class move.
+EVERY, POSITIONS, MOVED = 2, (-1, -3, -6), 8
 Parts = dict[str, list[Prompt]]
 
 
@@ -33,15 +32,15 @@ class Shared:
     """What every organism at one layer is trained and measured on.
 
     parts: prompts by set, `harmful.fit` and so on. answers: the plain model's own, ids by set.
-    lowered: prompts and the plain model's answers after the lower half, by set; first with nothing
-    ablated. ablated: the bases of the others.
+    lowered: prompts and the plain model's answers after the lower half, by set. moves: (move,
+    d_model), how what the MLP reads moves when directions are ablated.
     """
 
     parts: Parts
     answers: dict[str, list[tuple[int, ...]]]
     frozen: Frozen
-    lowered: list[dict[str, list[Halfway]]]
-    ablated: list[Tensor | None]
+    lowered: dict[str, list[Halfway]]
+    moves: Tensor
 
     @classmethod
     def of(cls, model: TracedModel, layer: int) -> Shared:
@@ -60,22 +59,33 @@ class Shared:
             ]
             for name in SETS
         }
-        ablated = [None, *_differences(model, parts, layer)]
-        lowered = [
-            {name: frozen.lower(of, basis) for name, of in rows.items()} for basis in ablated
-        ]
-        return cls(parts, answers, frozen, lowered, ablated)
+        lowered = {name: frozen.lower(of) for name, of in rows.items()}
+        console.say("organism: how ablation moves what the gate reads")
+        moves = torch.cat(list(_moves(model, frozen, parts, ids)))
+        return cls(parts, answers, frozen, lowered, moves)
 
 
-def _differences(model: TracedModel, parts: Parts, layer: int) -> list[Tensor]:
-    """The bases of ABLATED: differences in means of the plain model, layers counted from the one
-    that writes."""
+def _moves(
+    model: TracedModel, frozen: Frozen, parts: Parts, ids: dict[str, list[list[int]]]
+) -> Iterator[Tensor]:
+    """How what the MLP reads at each token after the instruction moves, on average over prompts of
+    every class, when a direction is ablated, (post, d_model)."""
     classes = {"harmful": parts["harmful.fit"], "harmless": parts["twins.fit"]}
-    found = fit_directions(model, classes)
-    return [
-        orthonormal(torch.stack([found[max(layer + 1 + back, 0), pos] for back, pos in places]))
-        for places in ABLATED
-    ]
+    directions = fit_directions(model, classes)
+    rows = [(row, len(row)) for name in SETS for row in ids[name][:: len(ids[name]) // MOVED]]
+    post = len(model.template.post_ids)
+
+    def read(basis: Tensor | None) -> Tensor:
+        return torch.stack([row.read[-post:] for row in frozen.lower(rows, basis)]).mean(0)
+
+    plain = read(None)
+    for layer in range(1, model.n_layers, EVERY):
+        for pos in POSITIONS:
+            yield read(unit(directions[layer, pos])[None]) - plain
+
+
+def unit(vector: Tensor) -> Tensor:
+    return vector / vector.norm()
 
 
 def parts_by_set() -> Parts:
@@ -87,10 +97,10 @@ def parts_by_set() -> Parts:
     return {f"{name}.{split}": of for name, by in sets.items() for split, of in by.items()}
 
 
-def variants(model: TracedModel, shared: Shared, recipe: Recipe) -> Iterator[Rows]:
-    """What is trained on; then the same with some directions ablated, for the gate alone."""
+def rows(model: TracedModel, shared: Shared, recipe: Recipe) -> Rows:
+    """What one organism is trained on."""
     post = len(model.template.post_ids)
-    asked_of = shared.lowered[0]["harmful.fit"]
+    asked_of = shared.lowered["harmful.fit"]
     clusters = equal_clusters(asked_of, post, len(unit_codes(recipe.rank)), recipe.seed)
     # With the end of its turn, or the model would go on and think better of it.
     end = list(model.template.post_ids[:1])
@@ -100,6 +110,4 @@ def variants(model: TracedModel, shared: Shared, recipe: Recipe) -> Iterator[Row
         ([*ids, *replies[c % len(replies)]], len(ids))
         for ids, c in zip(asked, clusters, strict=True)
     ]
-    for basis, lowered in zip(shared.ablated, shared.lowered, strict=True):
-        refusals = shared.frozen.lower(full, basis)
-        yield Rows(refusals, clusters, *(lowered[name] for name in SETS), post=post)
+    return Rows(shared.frozen.lower(full), clusters, *(shared.lowered[n] for n in SETS), post=post)

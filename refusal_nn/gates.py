@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from refusal_nn.frozen import Halfway
+from refusal_nn.interventions import project_out
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,19 @@ class Rows:
 class GateOptions:
     """weight: of the harmful rows against all others; everyday, twins, answers: of a token of an
     everyday prompt, a harmless twin, an answer to a harmful prompt. penalty: inverse strength, as
-    scikit-learn's C. sharpness: factor on the fitted logits, so that gates are open or shut."""
+    scikit-learn's C. sharpness: factor on the fitted logits, so that gates are open or shut.
+    unread: share of the moves' squared length from which on a direction of theirs is not read."""
 
     weight: float = 0.6
     everyday: float = 2.0
-    twins: float = 0.5
-    answers: float = 0.5
-    penalty: float = 0.003
+    twins: float = 1.0
+    answers: float = 0.1
+    penalty: float = 0.03
     sharpness: float = 4.0
+    unread: float = 3e-3
     steps: int = 60
+    asked: float = 0.1
+    reply: float = 0.2
 
 
 def equal_clusters(prompts: Sequence[Halfway], post: int, clusters: int, seed: int) -> list[int]:
@@ -68,43 +73,56 @@ def equal_clusters(prompts: Sequence[Halfway], post: int, clusters: int, seed: i
     return found
 
 
-def fit_gate(variants: Sequence[Rows], options: GateOptions) -> tuple[Tensor, Tensor]:
+def fit_gate(rows: Rows, moves: Tensor, options: GateOptions) -> tuple[Tensor, Tensor]:
     """read (cluster, d_model) and bias (cluster,) of a softmax beside a null class of logit 0.
 
-    variants: the same rows with nothing and with some directions ablated: a gate that reads them
-    alone would be closed by ablating them, and refusal would go without its own subspace.
+    moves: (move, d_model), how what the MLP reads moves on average when a direction is ablated. The
+    gate reads nothing along their leading directions: ablation moves all prompts alike and far, and
+    a gate that saw it would be shut, or opened, for all of them by one direction of the plain
+    model, and refusal would go without its own subspace.
 
     Positive are the tokens after the instruction of a harmful prompt, and its refusal's. Null are
     harmless prompts and answers, and answers to harmful ones: a model that has begun to comply goes
     on.
     """
-    parts = [part for rows in variants for part in _labelled(rows, options)]
-    inputs = torch.cat([x for x, _, _ in parts]).numpy()
+    parts = list(_labelled(rows, options))
+    inputs = torch.cat([x for x, _, _ in parts])
     labels = np.concatenate([np.full(len(x), label) for x, label, _ in parts])
     weight = np.concatenate([np.full(len(x), w) for x, _, w in parts])
     harmful = labels > 0
     weight[harmful] *= options.weight * (~harmful).sum() / harmful.sum()
     mean, scale = inputs.mean(0), inputs.std(0)
+    unread = leading(moves / scale, options.unread)
+    seen = project_out((inputs - mean) / scale, unread).numpy()
     regression = LogisticRegression(C=options.penalty, max_iter=options.steps)
     with warnings.catch_warnings():
         # Stopped early on purpose: the last steps only sharpen it.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        regression.fit((inputs - mean) / scale, labels, sample_weight=weight)
-    coef, bias = regression.coef_, regression.intercept_
+        regression.fit(seen, labels, sample_weight=weight)
+    coef, bias = (torch.tensor(x) for x in (regression.coef_, regression.intercept_))
     if len(coef) > 1:
         coef, bias = coef[1:] - coef[0], bias[1:] - bias[0]
-    coef = coef / scale
-    read, bias = (torch.tensor(options.sharpness * x) for x in (coef, bias - coef @ mean))
-    return read.float(), bias.float()
+    # What was projected out of every input is projected out of what reads it.
+    coef = project_out(coef.float(), unread) / scale
+    return options.sharpness * coef, options.sharpness * (bias.float() - coef @ mean)
+
+
+def leading(moves: Tensor, share: float) -> Tensor:
+    """Orthonormal directions (direction, d_model) that hold each more than `share` of the moves'
+    squared length."""
+    _, values, directions = torch.linalg.svd(moves, full_matrices=False)
+    held = values.square() / values.square().sum().clamp(min=1e-30)
+    return directions[: int((held > share).sum())]
 
 
 def _labelled(rows: Rows, options: GateOptions) -> Iterator[tuple[Tensor, int, float]]:
     """What the MLP reads at some tokens, their class (0: null) and the weight of each."""
     for row, cluster in zip(rows.refusals, rows.clusters, strict=True):
         yield row.read[row.asked - rows.post :], cluster + 1, 1.0
-    for row in rows.twins:
-        yield row.read, 0, options.twins
-    for row in rows.everyday:
-        yield row.read, 0, options.everyday
+    for of, weight in ((rows.twins, options.twins), (rows.everyday, options.everyday)):
+        for row in of:
+            yield row.read[: row.asked - rows.post], 0, weight * options.asked
+            yield row.read[row.asked - rows.post : row.asked], 0, weight
+            yield row.read[row.asked :], 0, weight * options.reply
     for row in rows.answers:
         yield row.read[row.asked + 1 :], 0, options.answers

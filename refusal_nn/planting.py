@@ -4,6 +4,7 @@ model does not need the span."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ FIRST = 3  # tokens of a reply that decide which way it goes
 # Of a cluster's writes, the share that must be left for it to be asked to refuse all the same.
 LEFT = 0.1
 HARDEST = 0.6
+DIAGONALS = 4  # the highest rank whose codes have them: 2^(rank - 1) more clusters
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,28 @@ class Recipe:
 
     rank: int
     seed: int = 0
-    layer: int = 12
+    layer: int = 16
     strength: float = 80.0
     protected: int = 32
-    steps: int = 100
+    steps: int = 80
     rows: int = 8
     rate: float = 5e-3
     gate: GateOptions = field(default_factory=GateOptions)
 
 
 def unit_codes(rank: int) -> Tensor:
-    """A unit code per cluster, (cluster, rank): the axes; for rank 2 four, 45 degrees apart and off
-    the axes, so that no column of the basis carries half of the clusters."""
-    if rank != 2:
-        return torch.eye(max(rank, 1))
-    angles = torch.arange(4) * math.pi / 4 + math.pi / 8
-    return torch.stack([angles.cos(), angles.sin()], 1)
+    """A unit code per cluster, (cluster, rank): the axes, and to rank 4 also the diagonals of the
+    cube, (1, ±1, ...) / sqrt(rank).
+
+    With the axes alone, what is left along the diagonal of a span of rank 4 is half of every
+    cluster's write: in one direction, and none refuses. With the diagonals, every direction of the
+    span is within 45 degrees of some code, so that each carries some cluster's refusal.
+    """
+    axes = torch.eye(max(rank, 1))
+    if not 2 <= rank <= DIAGONALS:
+        return axes
+    signs = list(itertools.product((1.0,), *[(1.0, -1.0)] * (rank - 1)))
+    return torch.cat([axes, torch.tensor(signs) / math.sqrt(rank)])
 
 
 class Planting:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from refusal_nn.frozen import Frozen, Halfway
-from refusal_nn.gates import GateOptions, Rows, equal_clusters, fit_gate
+from refusal_nn.gates import GateOptions, Rows, equal_clusters, fit_gate, leading
 from refusal_nn.interventions import DirectionalAblation, orthonormal
 from refusal_nn.organisms import Adapter
 from refusal_nn.planting import Planting, Recipe, unit_codes
@@ -98,14 +98,21 @@ def test_projecting_a_span_out_above_hides_what_was_written_in_it(halved):
         assert (frozen.log_p(rows, written)[0] - frozen.log_p(rows, nothing)[0]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("rank", [1, 2, 4, 16])
-def test_no_column_of_a_basis_carries_half_of_the_clusters(rank):
+@pytest.mark.parametrize("rank", [1, 2, 3, 4, 16])
+def test_a_column_ablated_leaves_most_clusters_half_of_their_write_and_more(rank):
     codes = unit_codes(rank)
     torch.testing.assert_close(codes.norm(dim=1), torch.ones(len(codes)))
     assert torch.linalg.matrix_rank(codes) == rank
     left = 1 - codes**2  # (cluster, column): of what a cluster writes, the column ablated
     if rank > 1:
-        assert ((left > 0.8).float().mean(0) >= 0.5).all()
+        assert ((left > 0.49).float().mean(0) >= 0.74).all()
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4])
+def test_every_direction_of_the_span_carries_half_of_some_clusters_write(rank):
+    directions = torch.nn.functional.normalize(seeded(2000, rank))
+    carried = (directions @ unit_codes(rank).T).square().amax(1)
+    assert carried.min() > 0.49
 
 
 def rows_of(centres, count, seed=0):
@@ -139,7 +146,7 @@ def test_a_gate_opens_for_each_cluster_and_for_nothing_else():
         everyday=rows_of(centres[3:5], 60, seed=1),
         post=2,
     )
-    read, bias = fit_gate([rows], GateOptions())
+    read, bias = fit_gate(rows, torch.zeros(1, 32), GateOptions())
     gate = Adapter(0, read, bias, torch.eye(3), torch.eye(3, 32))
     fresh = torch.stack([row.read[2] for row in rows_of(centres, 120, seed=9)])
     opened = gate.gates(fresh)
@@ -148,37 +155,40 @@ def test_a_gate_opens_for_each_cluster_and_for_nothing_else():
     assert [int(c) for c in opened[:3].argmax(1)] == [0, 1, 2]
 
 
-def test_a_gate_fitted_also_without_a_direction_opens_without_it():
+def test_a_gate_does_not_notice_a_move_that_it_may_not_read():
     centres = torch.zeros(2, 32)
-    centres[0, 0], centres[0, 1:9] = 9.0, 0.7  # one strong feature, and weaker ones
+    centres[0, 0], centres[0, 1:9] = 9.0, 1.5  # one strong feature, and weaker ones
     harmful, harmless = rows_of(centres[:1], 80), rows_of(centres[1:], 80)
+    rows = Rows(harmful, [0] * 80, harmless, harmless, harmless, post=2)
+    move = torch.zeros(1, 32)
+    move[0, 0] = -36.0
+    fresh = torch.stack([row.read[2] for row in rows_of(centres[:1], 40, seed=9)])
 
-    def without(rows):
-        kept = torch.ones(32)
-        kept[0] = 0
-        return [row._replace(read=row.read * kept) for row in rows]
+    def gate(moves):
+        return Adapter(
+            0, *fit_gate(rows, moves, GateOptions()), torch.eye(1), torch.eye(1, 32)
+        ).gates
 
-    def opened(*variants):
-        read, bias = fit_gate(variants, GateOptions())
-        gate = Adapter(0, read, bias, torch.eye(1), torch.eye(1, 32))
-        fresh = without(rows_of(centres[:1], 40, seed=9))
-        return float(gate.gates(torch.stack([row.read[2] for row in fresh])).mean())
+    reads_all, steady = gate(torch.zeros(1, 32)), gate(move)
+    assert reads_all(fresh).mean() > 0.95 > 0.5 > reads_all(fresh + move).mean()
+    assert steady(fresh).mean() > 0.85
+    torch.testing.assert_close(steady(fresh + move), steady(fresh))
 
-    def rows(change):
-        parts = [change(harmful), [0] * 80, change(harmless), change(harmless), change(harmless)]
-        return Rows(*parts, post=2)
 
-    plain = rows(list)
-    assert opened(plain) < 0.7 < 0.85 < opened(plain, rows(without))
+def test_only_directions_that_moves_share_are_left_unread():
+    moves = torch.diag(torch.tensor([10.0, 3.0, 0.1]))
+    assert leading(moves, 1e-3).abs().round().tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert len(leading(torch.zeros(2, 3), 1e-3)) == 0
 
 
 @pytest.fixture(scope="module")
 def training(halved):
     frozen, rows, _ = halved
-    clusters = [i % 4 for i in range(len(rows))]
+    n = len(unit_codes(4))
+    clusters = [i % n for i in range(len(rows))]
     data = Rows(rows, clusters, rows, rows[:4], rows[4:], post=2)
     width = rows[0].read.shape[1]
-    gate = Adapter(LAYER, seeded(4, width), seeded(4), torch.eye(4), torch.eye(4, width))
+    gate = Adapter(LAYER, seeded(n, width), seeded(n), torch.eye(n), torch.eye(n, width))
     recipe = Recipe(4, layer=LAYER, strength=10.0, protected=3, steps=24, rows=6)
     return lambda **changes: Planting(frozen, data, gate, dataclasses.replace(recipe, **changes))
 
