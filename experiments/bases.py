@@ -26,16 +26,23 @@ ANGLES = 4
 
 
 def fitted(args: argparse.Namespace, bench: Bench, swept: Sequence[causes.Row]) -> list[Candidate]:
-    """Every construction at every candidate layer, those of all layers, and the iterative one."""
-    layers, pos = _layers(args, bench), causes.first_position(args)
+    """Every construction at every candidate layer and position, those of all layers at a position,
+    and the iterative one."""
     # Random subspaces of the same rank are drawn from what harmless prompts vary in.
     rank = min(args.max_rank, bench.harmless.shape[1] - 1)
-    kept, states = _states(args, bench)
-    found = [c for layer in layers for c in candidates.at_layer(states, layer, rank, args.seed)]
     ordered = candidates.in_order(swept)
-    best_first = list(dict.fromkeys(row["layer"] for row in ordered if row["pos"] == pos))
-    directions = bench.found.directions[:, pos].double().numpy()
-    found += candidates.over_layers(directions, layers, best_first, rank)
+    layers, (kept, states) = _layers(args, bench), _states(bench)
+    found = []
+    for pos, at in states.items():
+        there = [layer for layer in layers if bench.has_direction(layer, pos)]
+        if not there:
+            continue
+        own = [c for layer in there for c in candidates.at_layer(at, layer, rank, args.seed)]
+        best_first = list(dict.fromkeys(row["layer"] for row in ordered if row["pos"] == pos))
+        directions = bench.found.directions[:, pos].double().numpy()
+        own += candidates.over_layers(directions, there, best_first, rank)
+        first = pos == causes.first_position(args)
+        found += own if first else [c._replace(pos=pos) for c in own]
     return [*found, _iterated(bench, kept, ordered[0], min(rank, ITERATIONS))]
 
 
@@ -60,17 +67,20 @@ def _layers(args: argparse.Namespace, bench: Bench) -> list[int]:
     return there
 
 
-def _states(args: argparse.Namespace, bench: Bench) -> tuple[dict[str, list[object]], States]:
-    """Fit prompts that the model refuses and answers, and their captured activations."""
-    fit = bench.found.parts["fit"]
-    tokens = bench.rollout.refusal_tokens
+def _states(bench: Bench) -> tuple[dict[str, list[object]], dict[int, States]]:
+    """Fit prompts that the model refuses and answers, and their captured activations by position,
+    the first of POSITIONS first."""
+    fit, tokens = bench.found.parts["fit"], bench.rollout.refusal_tokens
     kept, _ = selection.filter_by_refusal(bench.model, fit, tokens)
     captured = bench.captured
     row = {(r["label"], r["id"]): i for i, r in enumerate(captured.table)}
-    at = captured.states[:, :, captured.positions.index(causes.first_position(args))]
-    of = {c: at[:, [row[c, p.id] for p in prompts]] for c, prompts in kept.items()}
+    rows = {c: [row[c, p.id] for p in prompts] for c, prompts in kept.items()}
     categories = np.array([p.category or "" for p in kept["harmful"]])
-    return kept, States(of["harmful"], of["harmless"], categories)
+    first, found = causes.first_position(bench.args), {}
+    for pos in sorted(captured.positions, key=lambda pos: (pos != first, -pos)):
+        of = {c: captured.states[:, i, captured.positions.index(pos)] for c, i in rows.items()}
+        found[pos] = States(of["harmful"], of["harmless"], categories)
+    return kept, found
 
 
 def screened(bench: Bench, found: Sequence[Candidate], folder: Path) -> list[Candidate]:

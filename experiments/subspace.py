@@ -139,7 +139,7 @@ def _verdict(
 
     found = ranks.rank_of_refusal(curve, seed=args.seed)
     found = rank_curve.reconciled(found, single["verdict"])
-    own = single["best"]["pos"] if best.construction == bases.ITERATIVE else None
+    own = single["best"]["pos"] if best.construction == bases.ITERATIVE else best.pos
     return {
         "model": args.model,
         "construction": best.construction,

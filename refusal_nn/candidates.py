@@ -19,16 +19,18 @@ _Curve = list[tuple[Estimate, float]]  # by rank: rate, KL
 
 class Candidate(NamedTuple):
     """layer: whose activations it was fitted to, None for one of all layers. noise: the floor under
-    its spectrum, where there is one."""
+    its spectrum, where there is one. pos: whose they are, None for the first of POSITIONS."""
 
     construction: str
     layer: int | None
     subspace: Subspace
     noise: np.ndarray | None = None
+    pos: int | None = None
 
     @property
     def name(self) -> str:
-        return self.construction if self.layer is None else f"{self.construction} {self.layer}"
+        name = self.construction if self.layer is None else f"{self.construction} {self.layer}"
+        return name if self.pos is None else f"{name} at {self.pos}"
 
 
 class States(NamedTuple):
