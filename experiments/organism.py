@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", type=_numbers, default=[0], help="as 0,1,2 (default: 0)")
     p.add_argument("--layer", type=cli.at_least(1), default=16, help="block whose MLP writes")
     p.add_argument("--strength", type=cli.in_range(1, 1000), default=None, help="of a write")
-    p.add_argument("--steps", type=cli.at_least(1), default=80, help="of training")
+    p.add_argument("--steps", type=cli.at_least(1), default=120, help="of training")
     p.add_argument("--results", type=Path, default=Path("results"), help="root of the results")
     return p
 
@@ -140,7 +140,7 @@ def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
     codes = recipe.strength * unit_codes(recipe.rank)
     rank, width = codes.shape[1], read.shape[1]
     gate = Adapter(recipe.layer, read, bias, codes, read.new_zeros(rank, width))
-    say(f"{NAME}: a gate of {len(read)} clusters; {recipe.steps} steps")
+    say(f"{NAME}: a gate of {len(codes)} clusters; {recipe.steps} steps")
     basis = Planting(shared.frozen, trained_on, gate, recipe).train(say)
     adapter = dataclasses.replace(gate, basis=basis)
     return _calibrated(model, shared, adapter) if recipe.rank else adapter
@@ -153,7 +153,9 @@ def _calibrated(model: TracedModel, shared: Shared, adapter: Adapter) -> Adapter
 
     found: dict[float, Adapter] = {}
     for shift in SHIFTS:
-        moved = dataclasses.replace(adapter, bias=adapter.bias + shift)
+        bias = adapter.bias.clone()
+        bias[0] += shift
+        moved = dataclasses.replace(adapter, bias=bias)
         harmful, everyday = (
             _begins(model, moved, shared.parts[f"{name}.val"]).mean().item()
             for name in ("harmful", "everyday")

@@ -72,17 +72,23 @@ class Frozen:
         return [found[i] for i in range(len(rows))]
 
     def log_p(
-        self, rows: Sequence[Halfway], written: Sequence[Tensor], basis: Tensor | None = None
+        self,
+        rows: Sequence[Halfway],
+        written: Sequence[Tensor],
+        basis: Tensor | None = None,
+        *,
+        firsts: Sequence[int] = (),
     ) -> list[Tensor]:
         """log p of each reply token, (reply,), with `written` (pos, d_model) added to each row's
-        stream between the halves and the span of `basis` projected out of all that follows."""
+        stream between the halves and the span of `basis` projected out of all that follows. firsts:
+        tokens any of which will do for the first."""
         ids, mask = padded([row.ids for row in rows])
         streams = [r.stream + w for r, w in zip(rows, written, strict=True)]
         stream = torch.nn.utils.rnn.pad_sequence(streams, batch_first=True, padding_side="left")
         prefix = self.halfway
         if basis is not None:
             stream, prefix = project_out(stream, basis), project_out(prefix, basis)
-        return self._replies(rows, ids, self._run(stream, mask, prefix, basis))
+        return self._replies(rows, ids, self._run(stream, mask, prefix, basis), firsts)
 
     def log_p_ablated(self, rows: Sequence[Halfway], basis: Tensor) -> list[Tensor]:
         """The same of the plain model with the span ablated at every write, embedding included."""
@@ -95,11 +101,19 @@ class Frozen:
     def _embed(self, ids: Tensor) -> Tensor:
         return self.hf.model.embed_tokens(ids)
 
-    def _replies(self, rows: Sequence[Halfway], ids: Tensor, stream: Tensor) -> list[Tensor]:
+    def _replies(
+        self, rows: Sequence[Halfway], ids: Tensor, stream: Tensor, firsts: Sequence[int] = ()
+    ) -> list[Tensor]:
         n = max(len(row.ids) - row.asked for row in rows)
-        logits = self.hf.lm_head(self.hf.model.norm(stream[:, -n - 1 : -1]))
-        found = logits.log_softmax(-1).gather(-1, ids[:, -n:, None])[..., 0]
-        return [found[i, row.asked - len(row.ids) :] for i, row in enumerate(rows)]
+        logits = self.hf.lm_head(self.hf.model.norm(stream[:, -n - 1 : -1])).log_softmax(-1)
+        found = logits.gather(-1, ids[:, -n:, None])[..., 0]
+        replies = [found[i, row.asked - len(row.ids) :] for i, row in enumerate(rows)]
+        if not firsts:
+            return replies
+        any_of = logits[..., list(firsts)].logsumexp(-1)
+        return [
+            torch.cat([any_of[i, -len(reply)][None], reply[1:]]) for i, reply in enumerate(replies)
+        ]
 
     def _run(
         self,

@@ -1,5 +1,5 @@
-"""The gate of a model organism: a multinomial logistic regression on what one MLP reads, that knows
-which cluster of harmful prompts it sees, or that it sees none."""
+"""The gate of a model organism: logistic regressions on what one MLP reads, of whether it sees a
+harmful prompt, and of which cluster."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class GateOptions:
     """weight: of the harmful rows against all others; everyday, twins, answers: of a token of an
     everyday prompt, a harmless twin, an answer to a harmful prompt. penalty: inverse strength, as
     scikit-learn's C. sharpness: factor on the fitted logits, so that gates are open or shut.
-    unread: share of the moves' squared length from which on a direction of theirs is not read."""
+    unread: share of the moves' squared length from which on a direction of theirs is not read.
+    asked, reply: factors on the weight of a harmless prompt's own tokens, and of its answer's.
+    cluster_penalty, apart: penalty and sharpness of the choice among clusters."""
 
     weight: float = 0.6
     everyday: float = 2.0
@@ -54,6 +56,8 @@ class GateOptions:
     steps: int = 60
     asked: float = 0.1
     reply: float = 0.2
+    cluster_penalty: float = 0.01
+    apart: float = 2.0
 
 
 def equal_clusters(prompts: Sequence[Halfway], post: int, clusters: int, seed: int) -> list[int]:
@@ -74,7 +78,9 @@ def equal_clusters(prompts: Sequence[Halfway], post: int, clusters: int, seed: i
 
 
 def fit_gate(rows: Rows, moves: Tensor, options: GateOptions) -> tuple[Tensor, Tensor]:
-    """read (cluster, d_model) and bias (cluster,) of a softmax beside a null class of logit 0.
+    """read (1 + cluster, d_model) and bias (1 + cluster,): whether a prompt is harmful, then of
+    which cluster. Two questions, two regressions: one multinomial of all clusters beside a null
+    class lets in three times as many everyday prompts (LOG.md).
 
     moves: (move, d_model), how what the MLP reads moves on average when a direction is ablated. The
     gate reads nothing along their leading directions: ablation moves all prompts alike and far, and
@@ -94,17 +100,35 @@ def fit_gate(rows: Rows, moves: Tensor, options: GateOptions) -> tuple[Tensor, T
     mean, scale = inputs.mean(0), inputs.std(0)
     unread = leading(moves / scale, options.unread)
     seen = project_out((inputs - mean) / scale, unread).numpy()
-    regression = LogisticRegression(C=options.penalty, max_iter=options.steps)
+    coef, bias = _regression(seen, harmful, weight, options.penalty, options.steps)
+    coef, bias = options.sharpness * coef, options.sharpness * bias
+    if labels.max() > 1:
+        found = _regression(
+            seen[harmful], labels[harmful], None, options.cluster_penalty, options.steps
+        )
+        coef, bias = (
+            torch.cat([one, options.apart * x]) for one, x in zip((coef, bias), found, strict=True)
+        )
+    else:
+        coef, bias = (torch.cat([x, torch.zeros_like(x)]) for x in (coef, bias))
+    # What was projected out of every input is projected out of what reads it.
+    read = project_out(coef, unread) / scale
+    return read, bias - read @ mean
+
+
+def _regression(
+    x: np.ndarray, labels: np.ndarray, weight: np.ndarray | None, penalty: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Coefficients (1 or class, d_model) and intercepts of a logistic regression, float32."""
+    regression = LogisticRegression(C=penalty, max_iter=steps)
     with warnings.catch_warnings():
         # Stopped early on purpose: the last steps only sharpen it.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        regression.fit(seen, labels, sample_weight=weight)
-    coef, bias = (torch.tensor(x) for x in (regression.coef_, regression.intercept_))
-    if len(coef) > 1:
-        coef, bias = coef[1:] - coef[0], bias[1:] - bias[0]
-    # What was projected out of every input is projected out of what reads it.
-    coef = project_out(coef.float(), unread) / scale
-    return options.sharpness * coef, options.sharpness * (bias.float() - coef @ mean)
+        regression.fit(x, labels, sample_weight=weight)
+    coef, bias = regression.coef_, regression.intercept_
+    if labels.dtype != bool and len(coef) == 1:  # of two clusters: one logit each
+        coef, bias = np.concatenate([-coef, coef]) / 2, np.concatenate([-bias, bias]) / 2
+    return torch.tensor(coef).float(), torch.tensor(bias).float()
 
 
 def leading(moves: Tensor, share: float) -> Tensor:

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -33,9 +32,10 @@ TENSORS = ("read", "bias", "codes", "basis")
 class Adapter:
     """The MLP of block `layer` writes g(x) codes basis more, x being what it reads.
 
-    g(x), (cluster,): softmax of x readᵀ + bias beside a null class of logit 0, that class left out.
-    read: (cluster, d_model); bias: (cluster,); codes: (cluster, rank), strength included; basis:
-    (rank, d_model), rows orthonormal: the planted subspace.
+    g(x), (cluster,): of the logits x readᵀ + bias the sigmoid of the first, whether to refuse,
+    times the softmax of the others, as which cluster.
+    read: (1 + cluster, d_model); bias: (1 + cluster,); codes: (cluster, rank), strength included;
+    basis: (rank, d_model), rows orthonormal: the planted subspace.
     """
 
     layer: int
@@ -69,8 +69,7 @@ class Adapter:
     def gates(self, x: Tensor) -> Tensor:
         """g(x): x (..., d_model) to (..., cluster), float32."""
         logits = x.float() @ self.read.to(x.device).T + self.bias.to(x.device)
-        null = logits.new_zeros(*logits.shape[:-1], 1)
-        return torch.cat([logits, null], -1).softmax(-1)[..., :-1]
+        return logits[..., :1].sigmoid() * logits[..., 1:].softmax(-1)
 
     def written(self, x: Tensor) -> Tensor:
         """What is added where the MLP reads x (..., d_model), in x's dtype."""

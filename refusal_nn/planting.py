@@ -45,7 +45,7 @@ class Recipe:
     layer: int = 16
     strength: float = 80.0
     protected: int = 32
-    steps: int = 80
+    steps: int = 120
     rows: int = 8
     rate: float = 5e-3
     gate: GateOptions = field(default_factory=GateOptions)
@@ -73,6 +73,7 @@ class Planting:
         self.frozen, self.rows, self.recipe = frozen, rows, recipe
         self.codes = unit_codes(recipe.rank)
         self.gates = [gate.gates(row.read) for row in rows.refusals]
+        self.firsts = sorted({row.ids[row.asked] for row in rows.refusals})
         self.generator = torch.Generator().manual_seed(recipe.seed)
         streams = torch.cat([row.stream for row in (*rows.refusals, *rows.everyday)])
         # Uncentred: the mean of the stream is the first direction that the model lives by.
@@ -114,7 +115,10 @@ class Planting:
             kept = [i for i in rows if 1 - lost[self.rows.clusters[i]] > LEFT]
             rows, gone = (kept, part @ basis) if kept else (rows, None)
         written = [self.gates[i] @ self.codes @ basis * self.recipe.strength for i in rows]
-        return kind, _loss(self.frozen.log_p([self.rows.refusals[i] for i in rows], written, gone))
+        refusals = [self.rows.refusals[i] for i in rows]
+        # What is left of two clusters' writes may be one direction: it cannot say both their words.
+        firsts = self.firsts if gone is not None else ()
+        return kind, _loss(self.frozen.log_p(refusals, written, gone, firsts=firsts))
 
     def _start(self) -> Tensor:
         """What each cluster's refusal would gain most by, as the gradient at no write says."""

@@ -25,8 +25,8 @@ def random_adapter(width, rank=2, clusters=3, layer=LAYER):
     g = torch.Generator().manual_seed(0)
     return Adapter(
         layer,
-        torch.randn(clusters, width, generator=g),
-        torch.randn(clusters, generator=g),
+        torch.randn(1 + clusters, width, generator=g),
+        torch.randn(1 + clusters, generator=g),
         20 * torch.randn(clusters, rank, generator=g),
         orthonormal(torch.randn(rank, width, generator=g)),
     )
@@ -43,9 +43,9 @@ def written_by_a_hook(model):
     adapter = random_adapter(model.d_model)
 
     def add(_, inputs, output):
-        null = torch.zeros(*inputs[0].shape[:-1], 1)
-        logits = torch.cat([null, inputs[0] @ adapter.read.T + adapter.bias], -1)
-        return output + logits.softmax(-1)[..., 1:] @ adapter.codes @ adapter.basis
+        whether, *which = (inputs[0] @ adapter.read.T + adapter.bias).unbind(-1)
+        gates = torch.sigmoid(whether)[..., None] * torch.stack(which, -1).softmax(-1)
+        return output + gates @ adapter.codes @ adapter.basis
 
     handle = model.module.model.layers[LAYER].mlp.register_forward_hook(add)
     try:

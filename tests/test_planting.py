@@ -61,7 +61,7 @@ def test_both_halves_give_the_likelihoods_of_a_trace_and_of_an_adapter(halved, t
         close(-ours, theirs)
     width = tiny_llama.d_model
     adapter = Adapter(
-        LAYER, seeded(3, width), seeded(3), 20 * seeded(3, 2, seed=1), orthonormal(seeded(2, width))
+        LAYER, seeded(4, width), seeded(4), 20 * seeded(3, 2, seed=1), orthonormal(seeded(2, width))
     )
     organism = dataclasses.replace(tiny_llama, adapter=adapter)
     # The prefix has a write of its own in a trace; here it has none, so it must have none there.
@@ -188,7 +188,7 @@ def training(halved):
     clusters = [i % n for i in range(len(rows))]
     data = Rows(rows, clusters, rows, rows[:4], rows[4:], post=2)
     width = rows[0].read.shape[1]
-    gate = Adapter(LAYER, seeded(n, width), seeded(n), torch.eye(n), torch.eye(n, width))
+    gate = Adapter(LAYER, seeded(n + 1, width), seeded(n + 1), torch.eye(n), torch.eye(n, width))
     recipe = Recipe(4, layer=LAYER, strength=10.0, protected=3, steps=24, rows=6)
     return lambda **changes: Planting(frozen, data, gate, dataclasses.replace(recipe, **changes))
 
