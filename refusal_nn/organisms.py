@@ -95,6 +95,11 @@ def read_organism(path: Path) -> Organism:
             about = json.loads((file.metadata() or {}).get("refusal_nn", "null"))
             tensors = {name: file.get_tensor(name) for name in TENSORS}
         adapter = Adapter(int(about["layer"]), **tensors)
+        shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+        (clusters, rank), (_, width) = shapes["codes"], shapes["basis"]
+        needed = ((clusters + 1, width), (clusters + 1,), (clusters, rank), (rank, width))
+        if tuple(shapes[name] for name in TENSORS) != needed:
+            raise ValueError(f"its tensors do not fit each other: {shapes}")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is no adapter of this package: {error}") from error
     return Organism(adapter, about)

@@ -233,7 +233,7 @@ def calibration_rates(rows: Rows) -> Figure:
     level required of it as a tick."""
     of = [[r for r in rows if str(r["quantity"]) == name] for name in _names(rows, "quantity")]
     heights = [len(mine) + 1 for mine in of]
-    figure = Figure(figsize=(8, 1.2 + 0.26 * sum(heights)))
+    figure = Figure(figsize=(8, 1.2 + 0.42 * sum(heights)))
     panels = figure.subplots(len(of), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, mine in zip(panels, of, strict=True):
         y, look = np.arange(len(mine), dtype=float), {"ls": "none", "marker": "o", "ms": 5}

@@ -146,6 +146,10 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name(tmp_path, tiny_llama):
         write_organism(path, wrong, about(tiny_llama.revision))
         with pytest.raises(ModelError, match="does not fit"):
             plant(tiny_llama, read_organism(path), "mine", path)
+    fits = random_adapter(tiny_llama.d_model)
+    write_organism(path, dataclasses.replace(fits, read=fits.read[1:]), about("any"))
+    with pytest.raises(ModelError, match="do not fit each other"):
+        read_organism(path)
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ModelError, match="no adapter of this package"):
         read_organism(path)

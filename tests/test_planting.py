@@ -72,6 +72,22 @@ def test_both_halves_give_the_likelihoods_of_a_trace_and_of_an_adapter(halved, t
         close(-ours, theirs)
 
 
+def test_any_of_several_first_words_is_as_likely_as_they_are_together(halved):
+    frozen, rows, replies = halved
+    nothing = [torch.zeros_like(row.stream) for row in rows]
+    with torch.no_grad():
+        own = frozen.log_p(rows, nothing)
+        others = frozen.log_p(
+            [r._replace(ids=[*r.ids[: r.asked], 9, *r.ids[r.asked + 1 :]]) for r in rows], nothing
+        )
+        firsts = sorted({reply[0] for reply in replies[:1]} | {9})
+        together = frozen.log_p(rows, nothing, firsts=firsts)
+    assert firsts == [7, 9]
+    close(together[0][0].exp(), own[0][0].exp() + others[0][0].exp())
+    for one, other in zip(together, own, strict=True):
+        close(one[1:], other[1:])
+
+
 def test_what_is_written_between_the_halves_changes_likelihoods_and_has_a_gradient(halved):
     frozen, rows, _ = halved
     push = torch.zeros(rows[0].stream.shape[1], requires_grad=True)
