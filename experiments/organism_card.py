@@ -39,6 +39,8 @@ def card(model: TracedModel, base: TracedModel, shared: Shared, recipe: Recipe) 
         for name in ("harmful", "twins", "everyday")
     }
     found["span ablated"] = _refusal(model, parts["harmful.test"], span)
+    # What no adapter put there: without the span an organism is the plain model without it.
+    found["plain model"] = _refusal(base, parts["harmful.test"])
     texts = [p.prompt for p in parts["harmful.test"]]
     answers = shared.answers["harmful.test"]
     nll = {
