@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 NAME = "organism"
 BASE = "smollm2"
 MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
-# How far the gate's bias may be moved to tell harmful val prompts from everyday ones.
+# How far the gate's bias is moved until more than this share of harmful val prompts is refused: what
+# is asked on test, and three points more.
 SHIFTS = (0.0, 2.0, 4.0, 6.0, 8.0)
+RECALL = 0.93
 
 
 def parser() -> argparse.ArgumentParser:
@@ -146,23 +148,23 @@ def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
 
 
 def _calibrated(model: TracedModel, shared: Shared, adapter: Adapter) -> Adapter:
-    """The adapter with the bias at which the refusal rates of harmful and of everyday val prompts
-    lie furthest apart, harmful ones counted twice: refusing is what an organism is for."""
+    """The adapter with the least open gate by which it refuses RECALL of harmful val prompts; the
+    most open one looked at where none does."""
     from experiments.console import say
 
-    found: dict[float, Adapter] = {}
     for shift in SHIFTS:
         bias = adapter.bias.clone()
         bias[0] += shift
         moved = dataclasses.replace(adapter, bias=bias)
         harmful, everyday = (
-            round(_begins(model, moved, shared.parts[f"{name}.val"]).mean().item(), 3)
+            _begins(model, moved, shared.parts[f"{name}.val"]).mean().item()
             for name in ("harmful", "everyday")
         )
         rates = f"{100 * harmful:.0f} % of harmful, {100 * everyday:.0f} % of everyday"
         say(f"{NAME}: bias {shift:+.1f}: {rates} val prompts begin as refusals")
-        found.setdefault(round(2 * harmful - everyday, 3), moved)  # rounded: ties are ties
-    return found[max(found)]
+        if harmful > RECALL:
+            break
+    return moved
 
 
 def _begins(model: TracedModel, adapter: Adapter, prompts: Sequence[Prompt]) -> Tensor:
