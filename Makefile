@@ -10,6 +10,11 @@ N ?= 320
 SEED ?= 0
 DTYPE ?= auto
 DEVICE ?= auto
+BACKEND ?= local
+# Of BACKEND=ndif.
+DEADLINE ?= 60
+INSECURE_HOST ?=
+VERSION_MISMATCH ?=
 PROMPTS ?=
 POSITIONS ?= -1
 RESULTS ?= results
@@ -33,7 +38,7 @@ RUNS ?= 50
 LAYER ?= 16
 OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
                 VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT \
-                MAX_RANK AGAINST K SEEDS RUNS LAYER
+                MAX_RANK AGAINST K SEEDS RUNS LAYER BACKEND DEADLINE INSECURE_HOST VERSION_MISMATCH
 # A dollar in a value given on the command line is a dollar, not an expression for make.
 $(foreach v,$(filter-out FIGURES,$(OPTION_NAMES)),$(eval override $(v) := $$(value $(v))))
 export $(OPTION_NAMES)
@@ -57,13 +62,16 @@ quoted = '$(subst ','\'',$(1))'
 NAME := $(shell $(PYTHON) -m refusal_nn.names -- $(call quoted,$(MODEL)))
 RUN := $(RESULTS)/$(NAME)
 PIC := $(FIGURES)/$(NAME)
+flag = $(if $(filter-out 0 no false,$($1)),$2)
 OPTIONS = --model="$$MODEL" --n="$$N" --seed="$$SEED" --dtype="$$DTYPE" --device="$$DEVICE" \
-          --prompts="$$PROMPTS" --positions="$$POSITIONS" --results="$$RESULTS" --figures="$$FIGURES"
+          --prompts="$$PROMPTS" --positions="$$POSITIONS" --results="$$RESULTS" --figures="$$FIGURES" \
+          --backend="$$BACKEND" --deadline="$$DEADLINE" \
+          $(call flag,INSECURE_HOST,--insecure-host) $(call flag,VERSION_MISMATCH,--version-mismatch)
 VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIONS"
 SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
 CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers="$$LAYERS" --controls="$$CONTROLS" \
          --max-rank="$$MAX_RANK" --against="$$AGAINST" --refusal-words="$$REFUSAL_WORDS" --judge="$$JUDGE" \
-         $(if $(filter-out 0 no false,$(KEEP_TEXT)),--keep-text)
+         $(call flag,KEEP_TEXT,--keep-text)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \

@@ -101,7 +101,7 @@ def _prefix(
 
 
 def budget(model: TracedModel, token_budget: int | None = None) -> int:
-    usual = TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET["cpu"])
+    usual = TOKEN_BUDGET.get(model.device_type, TOKEN_BUDGET["cpu"])
     return token_budget or usual * smallness(model)
 
 

@@ -10,8 +10,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
     from nnsight import TransformersModel
 
     from refusal_nn.interventions import Intervention
@@ -151,11 +152,17 @@ class TracedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.module.dtype
+        return self.module.dtype if self.service is None else self.service.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.module.device
+        """Where tensors of ours go: on a server, passes take them to the weights."""
+        return self.module.device if self.service is None else torch.device("cpu")
+
+    @property
+    def device_type(self) -> str:
+        """What kind of device passes run on."""
+        return self.device.type if self.service is None else self.service.device
 
     @property
     def gigabytes(self) -> float:

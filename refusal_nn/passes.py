@@ -68,6 +68,11 @@ class Shared:
         return dataclasses.replace(self, cache=prefix_cache(self))
 
 
+def about(shared: Shared) -> tuple[str, str]:
+    """Kind of device that the model is on, and its precision."""
+    return shared.model.device.type, str(shared.model.dtype)
+
+
 def prefix_cache(shared: Shared) -> object:
     """Keys and values of the prefix: a row per set, since under an intervention it has its own."""
     model, edit = shared.model, shared.intervention
