@@ -101,7 +101,7 @@ def _state(host: str) -> Mapping[str, Mapping[str, object]]:
     """Deployments by name. Raises RemoteFailure where the server does not answer."""
     try:
         headers = {"ndif-api-key": CONFIG.API.APIKEY} if CONFIG.API.APIKEY else {}
-        answer = httpx.get(f"{host}/status", timeout=30.0, headers=headers)
+        answer = httpx.get(f"{host}/status", timeout=60.0, headers=headers)
         answer.raise_for_status()
         found = answer.json().get("deployments", {})
     except httpx.HTTPStatusError as error:
@@ -192,9 +192,8 @@ def _stop_ids(source: str, lm: TransformersModel, end_of_turn: int) -> set[int]:
 def described(model: TracedModel) -> TracedModel:
     """The model with the kind of device and the precision that its passes have: one request."""
     about = passes.Shared(model.shipped(), None, ())
-    with model.lm.session(backend=model.service.job(about, [], passes.about, ())):
-        found = nnsight.save([])
-        found.append(passes.about(about))
+    with model.lm.session(backend=model.service.job(about, [None], passes.about, ())):
+        found = nnsight.save(passes.answers(about, [None], passes.about, ()))
     device, dtype = found[0]
     known = dataclasses.replace(
         model.service, device=device, dtype=getattr(torch, dtype.removeprefix("torch."))

@@ -12,6 +12,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # nnsight puts `.save` on `object`, which breaks anyio modules that are imported after it.
 import anyio.abc._sockets
@@ -68,7 +69,18 @@ class Shared:
         return dataclasses.replace(self, cache=prefix_cache(self))
 
 
-def about(shared: Shared) -> tuple[str, str]:
+def answers(
+    shared: Shared, feeds: Sequence[Feed], body: Callable[..., object], args: Sequence[object]
+) -> list[object]:
+    """What a session does: what `body`, one of those below, finds of each feed."""
+    # A server in half precision autocasts what a block computes, projections in float32 too.
+    with torch.autocast(shared.model.device.type, enabled=False):
+        own = shared.cached()
+        found = [body(own, feed, *args) for feed in feeds]
+    return summed(found) if body is moments else found
+
+
+def about(shared: Shared, feed: None = None) -> tuple[str, str]:
     """Kind of device that the model is on, and its precision."""
     return shared.model.device.type, str(shared.model.dtype)
 
@@ -96,18 +108,34 @@ def states(shared: Shared, feed: Feed, positions: Sequence[int]) -> Tensor:
     return torch.stack([after.float().cpu() for after in stream])
 
 
+class Moments(NamedTuple):
+    """states: (layer, row, pos, d_model) float32; finite: (layer, row); sums: (group, layer, pos,
+    d_model) float64, None where they are part of another feed's."""
+
+    states: Tensor
+    finite: Tensor
+    sums: Tensor | None
+
+
 def moments(
     shared: Shared, feed: Feed, post: Sequence[int], positions: Sequence[int], groups: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What is kept of the stream: at `positions` (layer, row, pos, d_model); the sum at `post` over
-    the rows of each group, (group, layer, pos, d_model) float64; where it is finite, (layer, row).
+) -> Moments:
+    """What is kept of the stream at `positions`, and of its sums at `post` over each group's rows.
 
     groups: of every prompt, numbered from 0.
     """
     found = states(shared, feed, [*post, *positions])
     own = torch.tensor([groups[row] for row in feed.batch.rows])
     sums = [found[:, own == g, : len(post)].double().sum(1) for g in range(max(groups) + 1)]
-    return found[:, :, len(post) :].clone(), torch.stack(sums), found.isfinite().all(-1).all(-1)
+    finite = found.isfinite().all(-1).all(-1)
+    return Moments(found[:, :, len(post) :].clone(), finite, torch.stack(sums))
+
+
+def summed(found: Sequence[Moments]) -> list[Moments]:
+    """The same with the sums of all feeds in the last one's place: they are not sent once a
+    feed."""
+    total = sum(part.sums for part in found)
+    return [*(part._replace(sums=None) for part in found[:-1]), found[-1]._replace(sums=total)]
 
 
 def last_states(shared: Shared, feed: Feed) -> Tensor:

@@ -20,6 +20,7 @@ import nnsight
 import torch
 from nnsight.intervention.backends.local import LocalSimulationBackend
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.schema.request import RequestModel
 from nnsight.tracing.backend import Backend
 
 from refusal_nn.errors import RemoteFailure
@@ -101,7 +102,7 @@ class Ndif:
         asked = (shared.prefix, shared.intervention, model.adapter, feeds, body.__name__, args)
         name = hashlib.sha256()
         _digest((self.host, self.model_key, sorted(model.stop_ids), asked), name.update)
-        return Job(self, self.folder / f"{name.hexdigest()[:32]}.json", len(feeds))
+        return Job(self, self.folder / f"{name.hexdigest()[:32]}.json", feeds)
 
 
 def _requests(feeds: Sequence[Feed], row_bytes: int) -> Iterator[list[Feed]]:
@@ -122,7 +123,7 @@ class Job(RemoteBackend):
     What the session saved is in its frame after, as with a session here. Raises RemoteFailure.
     """
 
-    def __init__(self, service: Ndif, path: Path, feeds: int) -> None:
+    def __init__(self, service: Ndif, path: Path, feeds: Sequence[Feed | None]) -> None:
         super().__init__(service.model_key, host=service.host, blocking=False)
         self.display.enabled = False  # a bar that prints what the server says, prompts included
         self.service, self.path, self.feeds = service, path, feeds
@@ -138,8 +139,10 @@ class Job(RemoteBackend):
             if result is not None:
                 break
             self.job_id = None  # kept from an earlier run, and no longer there
-        found = result.get("found")
-        if not isinstance(found, list) or len(found) != self.feeds:
+        found = result.get("found") if isinstance(result, dict) else None
+        same = isinstance(found, list) and len(found) == len(self.feeds)
+        if not same or not all(map(_fits, self.feeds, found)):
+            self.path.unlink(missing_ok=True)  # asked again, not taken up again
             raise RemoteFailure(
                 f"{self.host} answered job {self.job_id} with something else than was asked for"
             )
@@ -153,7 +156,7 @@ class Job(RemoteBackend):
 
     def _send(self, blob: bytes) -> None:
         """Submit, and keep the id."""
-        request = nnsight_request(self)
+        request = RequestModel(model_key=self.model_key, compress=self.compress, env=self.env)
         response = self._retried("submitting", lambda: self._post(request, blob))
         self.job_id, self.fresh = response.id, True
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,10 +224,15 @@ class Job(RemoteBackend):
         return RemoteFailure(f"{self.host}: {_first(error)}")
 
 
-def nnsight_request(backend: RemoteBackend) -> object:
-    from nnsight.schema.request import RequestModel
-
-    return RequestModel(model_key=backend.model_key, compress=backend.compress, env=backend.env)
+def _fits(feed: Feed | None, answer: object) -> bool:
+    """Whether an answer is of a feed's rows; of all tokens' states there are as many as tokens."""
+    if feed is None:
+        return True
+    rows, tokens = len(feed.batch.rows), int(feed.batch.attention_mask.sum())
+    states = getattr(answer, "states", None)
+    if states is not None:
+        return states.shape[1] == rows
+    return isinstance(answer, (list, torch.Tensor)) and len(answer) in (rows, tokens)
 
 
 def _status(error: BaseException | None) -> int | None:

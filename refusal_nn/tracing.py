@@ -56,10 +56,10 @@ def capture(
     of = [names.index(group) for group in groups]
     size = FLOAT * model.n_layers * model.d_model * len(positions)
     run = _run(model, todo, intervention, size, passes.moments, post, list(positions), of)
-    for feed, (states, sum_, finite) in run:
-        require_finite(finite, feed.batch, model)
-        kept[:, feed.batch.rows] = states
-        sums += sum_
+    for feed, found in run:
+        require_finite(found.finite, feed.batch, model)
+        kept[:, feed.batch.rows] = found.states
+        sums += 0 if found.sums is None else found.sums
         on_batch(feed.batch.input_ids.numel())
     counts = {name: groups.count(name) for name in names}
     means = {name: sums[i] / counts[name] for i, name in enumerate(names)}
@@ -196,8 +196,5 @@ def _run(
     ):
         backend = service and service.job(shared, feeds, body, args)
         with model.lm.session(backend=backend):
-            own = shared.cached()
-            found = nnsight.save([])
-            for feed in feeds:
-                found.append(body(own, feed, *args))
+            found = nnsight.save(passes.answers(shared, feeds, body, args))
         yield from zip(feeds, found, strict=True)
