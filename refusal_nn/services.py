@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # What one request may answer, and how many rows it may compute.
 REQUEST_BYTES, REQUEST_ROWS = 64_000_000, 512
+TOLD_BYTES = 5_000_000
 # Seconds between two looks at a job, and after the first, second, ... fault of the transport.
 POLL = 0.3
 WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -49,7 +50,7 @@ class Service(Protocol):
     device: str
     dtype: torch.dtype
 
-    def requests(self, feeds: Sequence[Feed], row_bytes: int) -> Iterator[list[Feed]]: ...
+    def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]: ...
 
     def job(
         self, shared: Shared, feeds: Sequence[Feed], body: Callable[..., object], args: object
@@ -64,9 +65,9 @@ class Simulation:
     device: str
     dtype: torch.dtype
 
-    def requests(self, feeds: Sequence[Feed], row_bytes: int) -> Iterator[list[Feed]]:
+    def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]:
         """As on a server."""
-        return _requests(feeds, row_bytes)
+        return list(_requests(feeds, row_bytes))
 
     def job(
         self, shared: Shared, feeds: Sequence[Feed], body: Callable[..., object], args: object
@@ -90,9 +91,14 @@ class Ndif:
     dtype: torch.dtype = torch.float32
     told: Callable[[str], object] = field(default=lambda line: None, compare=False)
 
-    def requests(self, feeds: Sequence[Feed], row_bytes: int) -> Iterator[list[Feed]]:
-        """Feeds that one request answers, in order."""
-        return _requests(feeds, row_bytes)
+    def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]:
+        """Feeds that one request answers, in order; of much work it is said how much."""
+        found = list(_requests(feeds, row_bytes))
+        rows = sum(len(feed.batch.rows) for feed in feeds)
+        if rows * row_bytes > TOLD_BYTES or len(found) > 1:
+            size = rows * row_bytes / 1e6
+            self.told(f"{rows} rows in {len(found)} requests, about {size:.0f} MB come back")
+        return found
 
     def job(
         self, shared: Shared, feeds: Sequence[Feed], body: Callable[..., object], args: object

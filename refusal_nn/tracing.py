@@ -188,12 +188,10 @@ def _run(
     service = model.service
     shared = passes.Shared(model.shipped(), intervention, tuple(todo.prefix))
     if service is None:
-        shared = shared.cached()
-    for feeds in (
-        [[feed] for feed in todo.feeds]
-        if service is None
-        else service.requests(todo.feeds, row_bytes)
-    ):
+        shared, requests = shared.cached(), [[feed] for feed in todo.feeds]
+    else:
+        requests = service.requests(todo.feeds, row_bytes)
+    for feeds in requests:
         backend = service and service.job(shared, feeds, body, args)
         with model.lm.session(backend=backend):
             found = nnsight.save(passes.answers(shared, feeds, body, args))
