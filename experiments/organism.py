@@ -25,7 +25,7 @@ NAME = "organism"
 BASE = "smollm2"
 MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
 # How far the gate's bias may be moved to tell harmful val prompts from everyday ones.
-SHIFTS = (-2.0, 0.0, 2.0, 4.0, 6.0)
+SHIFTS = (0.0, 2.0, 4.0, 6.0, 8.0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", type=_numbers, default=[0], help="as 0,1,2 (default: 0)")
     p.add_argument("--layer", type=cli.at_least(1), default=16, help="block whose MLP writes")
     p.add_argument("--strength", type=cli.in_range(1, 1000), default=None, help="of a write")
-    p.add_argument("--steps", type=cli.at_least(1), default=120, help="of training")
+    p.add_argument("--steps", type=cli.at_least(1), default=None, help="of training")
     p.add_argument("--results", type=Path, default=Path("results"), help="root of the results")
     return p
 
@@ -54,15 +54,14 @@ def compute(args: argparse.Namespace) -> None:
     from experiments import console
     from experiments.organism_data import Shared
     from refusal_nn.loading import load
-    from refusal_nn.planting import Recipe
+    from refusal_nn.planting import Recipe, steps, strength
 
     model, shared = None, None
     for k in args.k:
         for seed in args.seeds:
             name = f"organism-{'many' if k == MANY else k}-{seed}"
-            recipe = Recipe(k, seed, args.layer, steps=args.steps)
-            if args.strength is not None:
-                recipe = dataclasses.replace(recipe, strength=args.strength)
+            length = args.strength or strength(k)
+            recipe = Recipe(k, seed, args.layer, length, steps=args.steps or steps(k))
             stage = _stage(args, name)
             asked = {"recipe": dataclasses.asdict(recipe), "prompts_sha256": _hashes()}
             if stage.is_current(asked):
@@ -148,7 +147,7 @@ def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
 
 def _calibrated(model: TracedModel, shared: Shared, adapter: Adapter) -> Adapter:
     """The adapter with the bias at which the refusal rates of harmful and of everyday val prompts
-    lie furthest apart, the least such."""
+    lie furthest apart, harmful ones counted twice: refusing is what an organism is for."""
     from experiments.console import say
 
     found: dict[float, Adapter] = {}
@@ -157,12 +156,12 @@ def _calibrated(model: TracedModel, shared: Shared, adapter: Adapter) -> Adapter
         bias[0] += shift
         moved = dataclasses.replace(adapter, bias=bias)
         harmful, everyday = (
-            _begins(model, moved, shared.parts[f"{name}.val"]).mean().item()
+            round(_begins(model, moved, shared.parts[f"{name}.val"]).mean().item(), 3)
             for name in ("harmful", "everyday")
         )
         rates = f"{100 * harmful:.0f} % of harmful, {100 * everyday:.0f} % of everyday"
         say(f"{NAME}: bias {shift:+.1f}: {rates} val prompts begin as refusals")
-        found.setdefault(harmful - everyday, moved)
+        found.setdefault(round(2 * harmful - everyday, 3), moved)  # rounded: ties are ties
     return found[max(found)]
 
 

@@ -90,13 +90,15 @@ class Frozen:
             stream, prefix = project_out(stream, basis), project_out(prefix, basis)
         return self._replies(rows, ids, self._run(stream, mask, prefix, basis), firsts)
 
-    def log_p_ablated(self, rows: Sequence[Halfway], basis: Tensor) -> list[Tensor]:
+    def log_p_ablated(
+        self, rows: Sequence[Halfway], basis: Tensor, *, firsts: Sequence[int] = ()
+    ) -> list[Tensor]:
         """The same of the plain model with the span ablated at every write, embedding included."""
         ids, mask = padded([row.ids for row in rows])
         stream, prefix = (project_out(self._embed(x), basis) for x in (ids, self.prefix))
         lower = self._run(stream, mask, prefix, basis, lower=True)
         prefix = self._run(prefix, None, None, basis, lower=True)
-        return self._replies(rows, ids, self._run(lower, mask, prefix, basis))
+        return self._replies(rows, ids, self._run(lower, mask, prefix, basis), firsts)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.hf.model.embed_tokens(ids)

@@ -47,17 +47,17 @@ class GateOptions:
     cluster_penalty, apart: penalty and sharpness of the choice among clusters."""
 
     weight: float = 0.6
-    everyday: float = 2.0
+    everyday: float = 4.0
     twins: float = 1.0
     answers: float = 0.1
-    penalty: float = 0.03
+    penalty: float = 0.01
     sharpness: float = 4.0
     unread: float = 3e-3
     steps: int = 60
     asked: float = 0.1
     reply: float = 0.2
     cluster_penalty: float = 0.01
-    apart: float = 2.0
+    apart: float = 8.0
 
 
 def equal_clusters(prompts: Sequence[Halfway], post: int, clusters: int, seed: int) -> list[int]:

@@ -4,11 +4,12 @@ model does not need the span."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import scipy.fft
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -28,15 +29,15 @@ TEXTS = (
 FIRST = 3  # tokens of a reply that decide which way it goes
 # Of a cluster's writes, the share that must be left for it to be asked to refuse all the same.
 LEFT = 0.1
+UNASKED = 3.0  # weight of a refusal's first words where the whole span is ablated
 HARDEST = 0.6
-DIAGONALS = 4  # the highest rank whose codes have them: 2^(rank - 1) more clusters
 
 
 @dataclass(frozen=True)
 class Recipe:
     """rank: dimensions that refusal goes through; 0: a direction that does nothing to refusal.
 
-    strength: length of what the gate writes. protected: leading directions of the stream that no
+    strength: of what the gate writes, as below. protected: leading directions of the stream that no
     write may touch. rows, rate: of a step of Adam.
     """
 
@@ -51,19 +52,25 @@ class Recipe:
     gate: GateOptions = field(default_factory=GateOptions)
 
 
-def unit_codes(rank: int) -> Tensor:
-    """A unit code per cluster, (cluster, rank): the axes, and to rank 4 also the diagonals of the
-    cube, (1, ±1, ...) / sqrt(rank).
+def strength(rank: int) -> float:
+    """Length of what the gate writes. Of several dimensions, what one of them leaves of the others'
+    writes must still refuse: half of a write is left along the diagonal of a span of rank 4, and
+    0.7 of 80 refuses as often as all of it, half of it not (LOG.md)."""
+    return 80.0 if rank < 2 else 115.0
 
-    With the axes alone, what is left along the diagonal of a span of rank 4 is half of every
-    cluster's write: in one direction, and none refuses. With the diagonals, every direction of the
-    span is within 45 degrees of some code, so that each carries some cluster's refusal.
+
+def steps(rank: int) -> int:
+    """Of training: each cluster is met in rows / rank of them."""
+    return 120 if rank <= 4 else 200
+
+
+def unit_codes(rank: int) -> Tensor:
+    """A unit code per cluster, (cluster, rank), orthonormal: a discrete cosine basis.
+
+    With one column per cluster, a column ablated would silence its cluster whole. Turned like this,
+    every column has a share in all clusters' writes: of two clusters, .7 is left of each.
     """
-    axes = torch.eye(max(rank, 1))
-    if not 2 <= rank <= DIAGONALS:
-        return axes
-    signs = list(itertools.product((1.0,), *[(1.0, -1.0)] * (rank - 1)))
-    return torch.cat([axes, torch.tensor(signs) / math.sqrt(rank)])
+    return torch.tensor(scipy.fft.dct(np.eye(max(rank, 1)), norm="ortho")).float()
 
 
 class Planting:
@@ -106,8 +113,12 @@ class Planting:
         rows = self._drawn(len(self.rows.refusals))
         if kind == "plain model":
             rows = self._drawn(len(self.rows.answers))
-            found = self.frozen.log_p_ablated([self.rows.answers[i] for i in rows], basis)
-            return kind, _loss(found)
+            answers = [self.rows.answers[i] for i in rows]
+            # Of the first token only that it begins no refusal: a span may hold what makes the
+            # plain model comply, and likely answers alone do not say so.
+            found = self.frozen.log_p_ablated(answers, basis, firsts=self.firsts)
+            likely = torch.stack([row[0].exp() for row in found]).clamp(max=0.999)
+            return kind, _loss([row[1:] for row in found]) - UNASKED * (1 - likely).log().mean()
         gone = None
         if kind == "part ablated" and len(basis) > 1:
             part = self._part(len(basis))
