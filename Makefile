@@ -10,6 +10,11 @@ N ?= 320
 SEED ?= 0
 DTYPE ?= auto
 DEVICE ?= auto
+BACKEND ?= local
+# Of BACKEND=ndif.
+DEADLINE ?= 60
+INSECURE_HOST ?=
+VERSION_MISMATCH ?=
 PROMPTS ?=
 POSITIONS ?= -1
 RESULTS ?= results
@@ -33,7 +38,7 @@ RUNS ?= 50
 LAYER ?= 16
 OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
                 VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT \
-                MAX_RANK AGAINST K SEEDS RUNS LAYER
+                MAX_RANK AGAINST K SEEDS RUNS LAYER BACKEND DEADLINE INSECURE_HOST VERSION_MISMATCH
 # A dollar in a value given on the command line is a dollar, not an expression for make.
 $(foreach v,$(filter-out FIGURES,$(OPTION_NAMES)),$(eval override $(v) := $$(value $(v))))
 export $(OPTION_NAMES)
@@ -42,7 +47,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
+.PHONY: ndif-up ndif-down ndif-run test-ndif help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
         show test lint clean FORCE
 
 PYTHON ?= python3
@@ -57,13 +62,16 @@ quoted = '$(subst ','\'',$(1))'
 NAME := $(shell $(PYTHON) -m refusal_nn.names -- $(call quoted,$(MODEL)))
 RUN := $(RESULTS)/$(NAME)
 PIC := $(FIGURES)/$(NAME)
+flag = $(if $(filter-out 0 no false,$($1)),$2)
 OPTIONS = --model="$$MODEL" --n="$$N" --seed="$$SEED" --dtype="$$DTYPE" --device="$$DEVICE" \
-          --prompts="$$PROMPTS" --positions="$$POSITIONS" --results="$$RESULTS" --figures="$$FIGURES"
+          --prompts="$$PROMPTS" --positions="$$POSITIONS" --results="$$RESULTS" --figures="$$FIGURES" \
+          --backend="$$BACKEND" --deadline="$$DEADLINE" \
+          $(call flag,INSECURE_HOST,--insecure-host) $(call flag,VERSION_MISMATCH,--version-mismatch)
 VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIONS"
 SIMILARITY = $(PY) -m experiments.similarity $(OPTIONS)
 CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers="$$LAYERS" --controls="$$CONTROLS" \
          --max-rank="$$MAX_RANK" --against="$$AGAINST" --refusal-words="$$REFUSAL_WORDS" --judge="$$JUDGE" \
-         $(if $(filter-out 0 no false,$(KEEP_TEXT)),--keep-text)
+         $(call flag,KEEP_TEXT,--keep-text)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
@@ -89,6 +97,7 @@ help:
 	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
 	@echo "make show         print the tables of a finished run again"
+	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
 	@echo
 	@echo "MODEL=smollm2     an alias (qwen qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
@@ -99,6 +108,8 @@ help:
 	@echo "POSITIONS=-1      -1,-2 or all (tokens after the instruction)      PERMUTATIONS=1000"
 	@echo "VAL=32            val prompts per class that layers are compared on      TOKENS=100   new tokens a completion"
 	@echo "ALPHA=1           ablation strengths, as .75,1,1.25    LAYERS=8-20   only these layers (sweep, causal, subspace)"
+	@echo "BACKEND=local     ndif: passes run on an NDIF server (NDIF_HOST, NDIF_API_KEY), prompts leave this machine; simulate"
+	@echo "DEADLINE=60       minutes it is waited for     INSECURE_HOST=1 VERSION_MISMATCH=1 accept what is refused otherwise"
 	@echo "CONTROLS=20       random directions beside the chosen one"
 	@echo "MAX_RANK=8        ranks that subspace looks at     AGAINST=file,...   bases or directions to take angles with"
 	@echo "REFUSAL_WORDS=    first words of this model's refusals, if not I, As, Sorry, Unfortunately"
@@ -195,6 +206,30 @@ show: | $(INSTALLED)
 
 test: $(INSTALLED)
 	$(PY) -m pytest -n 2 --dist loadfile
+
+# A real NDIF server on this machine's CPU: what BACKEND=ndif is tested against. ACTOR=sandbox is what keys get
+# that are not trusted. Needs redis-server and 6 GB; nothing of it can be reached from another machine.
+ACTOR ?= trusted
+export NDIF_RUN := $(CURDIR)/.ndif
+export NDIF_VENV := $(CURDIR)/.venv-ndif
+$(NDIF_VENV)/.installed: tests/ndif/requirements.txt constraints.txt
+	@command -v redis-server >/dev/null || { echo "error: redis-server is needed (apt-get install redis-server)" >&2; exit 2; }
+	$(PYTHON) -m venv $(NDIF_VENV)
+	$(NDIF_VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(NDIF_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/ndif/requirements.txt
+	$(NDIF_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python ndif==0.1.2
+	@touch $@
+
+ndif-up: $(INSTALLED) $(NDIF_VENV)/.installed
+	@tests/ndif/serve.sh up $(ACTOR)
+ndif-down:
+	@tests/ndif/serve.sh down
+ndif-run: $(INSTALLED)
+	@tests/ndif/serve.sh run $(COMMAND)
+test-ndif: $(INSTALLED) $(NDIF_VENV)/.installed
+	@for actor in trusted sandbox; do tests/ndif/serve.sh up $$actor && \
+	    tests/ndif/serve.sh run $(PY) -m pytest -p no:cacheprovider tests/ndif; code=$$?; tests/ndif/serve.sh down; \
+	    [ $$code = 0 ] || exit $$code; done
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -72,7 +72,8 @@ def origin(args: argparse.Namespace, model: TracedModel) -> dict[str, object]:
         "model": args.model,
         "revision": model.revision,
         "dtype": str(model.dtype),
-        "device": str(model.device),
+        "device": model.device_type,
+        "backend": args.backend,
         "seed": args.seed,
         "template_sha256": model.template.hash,
     }

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 
 from experiments import cli
 from refusal_nn.errors import InputError
+from refusal_nn.names import safe_name
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from refusal_nn.models import TracedModel
+    from refusal_nn.ndif import Remote
     from refusal_nn.prompts import Prompt
     from refusal_nn.rollouts import Rollout
     from refusal_nn.runs import Stage
 
 Row = dict[str, object]
-ORIGIN = ("model", "revision", "dtype", "device", "seed", "template_sha256")
+ORIGIN = ("model", "revision", "dtype", "device", "backend", "seed", "template_sha256")
 
 
 def options(p: argparse.ArgumentParser) -> None:
@@ -83,14 +85,27 @@ def load(args: argparse.Namespace) -> TracedModel:
     from experiments import console
     from refusal_nn.loading import load
 
-    name = repr((args.model, cli.model_file(args.model), args.dtype, args.device))
+    chosen = (args.dtype, args.device, args.backend)
+    name = repr((args.model, cli.model_file(args.model), *chosen))
     if name not in _loaded:
         console.say(f"loading {args.model}")
         _loaded.clear()  # first, so that no two models fill the memory
-        _loaded[name] = load(args.model, dtype=args.dtype, device=args.device)
+        _loaded[name] = load(
+            args.model, dtype=args.dtype, device=args.device, remote=remote(args), say=console.say
+        )
         for line in _loaded[name].notes:
             console.say(line)
     return _loaded[name]
+
+
+def remote(args: argparse.Namespace) -> Remote | str | None:
+    """The server that BACKEND asks for."""
+    if args.backend != "ndif":
+        return None if args.backend == "local" else args.backend
+    from refusal_nn.ndif import Remote
+
+    folder = args.results / safe_name(args.model) / "jobs"
+    return Remote(folder, args.deadline, args.insecure_host, args.version_mismatch)
 
 
 def words(args: argparse.Namespace) -> list[str]:

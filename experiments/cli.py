@@ -48,6 +48,13 @@ def _options() -> dict[str, dict[str, object]]:
         "seed": _option(0, "seed of every draw", at_least(0)),
         "dtype": _option("auto", "compute precision") | {"choices": dtypes},
         "device": _option("auto", "auto, cuda, cuda:1, mps or cpu"),
+        "backend": _option("local", "local, ndif (a server), or simulate (packed as for one)")
+        | {"choices": ("local", "ndif", "simulate")},
+        "deadline": _option(
+            60.0, "minutes that a server is waited for, all in all", in_range(0.01, 1e5)
+        ),
+        "insecure-host": _flag("take results from a host that is neither https nor this machine"),
+        "version-mismatch": _flag("go on although the server has other versions"),
         "prompts": _option(
             "",
             "one file with a label column, or harmful=FILE,harmless=FILE, or one of "
@@ -66,6 +73,10 @@ def _options() -> dict[str, dict[str, object]]:
 def _option(default: object, words: str, kind: Callable[[str], object] = str) -> dict[str, object]:
     said = f" (default: {default})" if default != "" else ""
     return {"default": default, "type": kind, "help": words + said}
+
+
+def _flag(words: str) -> dict[str, object]:
+    return {"action": "store_true", "help": words}
 
 
 def finished_options(p: argparse.ArgumentParser) -> None:
@@ -137,6 +148,7 @@ def capture_settings(args: argparse.Namespace) -> Settings:
         "seed": args.seed,
         "dtype": args.dtype,
         "device": args.device,
+        "backend": args.backend,
         "prompts": args.prompts or "bundled",
         "prompts_sha256": _prompt_hashes(args.prompts),
         "positions": args.positions,

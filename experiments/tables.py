@@ -16,7 +16,8 @@ from refusal_nn.captured import Captured, Classes
 from refusal_nn.directions import difference_in_means, unit
 
 Row = dict[str, object]
-ORIGIN = ("model", "revision", "dtype", "device", "seed", "template_sha256", "prompt_set_sha256")
+ORIGIN = ("model", "revision", "dtype", "device", "backend", "seed")
+ORIGIN += ("template_sha256", "prompt_set_sha256")
 PROMPT_COLUMNS = ("id", "label", "split", "category", "severity")
 
 

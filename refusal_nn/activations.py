@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from refusal_nn.batching import Batch
@@ -31,10 +30,10 @@ class Activations:
         return self.states[:, :, self.positions.index(pos)]
 
 
-def check_finite(states: Tensor, batch: Batch, model: TracedModel) -> None:
-    bad = (~torch.isfinite(states)).any(-1).any(-1)
-    if bad.any():
-        layer, row = (int(i) for i in bad.nonzero()[0])
+def require_finite(finite: Tensor, batch: Batch, model: TracedModel) -> None:
+    """finite: (layer, row). Raises ModelError that names the first layer and prompt where not."""
+    if not finite.all():
+        layer, row = (int(i) for i in (~finite).nonzero()[0])
         dtype = str(model.dtype).removeprefix("torch.")
         raise ModelError(
             f"{model.name}: activations after block {layer} are not finite in {dtype} (prompt "

@@ -39,7 +39,7 @@ def self_tested(model: TracedModel) -> TracedModel:
     of strength 0 changes no bit. ablation_residue: largest |h·v| / |h| after the last block when a
     random unit v is ablated at every write.
     """
-    alone = torch.cat([next_token_logits(model, [p], share_prefix=False) for p in PROBES])
+    alone = next_token_logits(model, PROBES, share_prefix=False, token_budget=1)
     together = next_token_logits(model, PROBES, share_prefix=False)
     found: dict[str, float | bool] = {"batch_error": _relative(together, alone)}
     _require(

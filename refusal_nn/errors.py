@@ -29,6 +29,12 @@ class CorruptArtefact(RefusalNNError):
     exit_code = 4
 
 
+class RemoteFailure(RefusalNNError):
+    """A server that is down, refuses, differs in version or did not answer in time."""
+
+    exit_code = 5
+
+
 class OutOfMemory(RefusalNNError, MemoryError):
     """One prompt alone does not fit in memory."""
 

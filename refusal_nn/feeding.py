@@ -1,17 +1,10 @@
-"""From token ids to what each pass is fed: batches, the cached prefix they share, each row's own
-intervention."""
+"""From token ids to what each pass is fed: batches, the prefix they share, each row's own set of
+vectors."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
-from transformers import DynamicCache
 
 from refusal_nn.batching import Batch, batched, common_prefix
 from refusal_nn.interventions import Intervention
@@ -22,48 +15,20 @@ TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384, "mps": 8192}
 # step costs there is not arithmetic.
 WHOLE, MOST = 30 * 576, 8
 SHORTEST_PREFIX = 4
-PrefixCache = Callable[[TracedModel, Sequence[int], Intervention | None], object]
 
 
 class Feed(NamedTuple):
-    """A batch, the prefix cached for it, its inputs, and the intervention on its rows."""
+    """A batch, and which of the intervention's sets each of its rows has."""
 
     batch: Batch
+    sets: list[int]
+
+
+class Plan(NamedTuple):
+    """Every row once: the prefix that all share, and the batches of what follows it."""
+
     prefix: list[int]
-    inputs: dict[str, object]
-    edit: Intervention | None
-
-
-@dataclass(frozen=True)
-class Running:
-    """Rows being generated: whole histories (row, pos) with their mask, what of them is cached, and
-    the intervention on them."""
-
-    ids: Tensor
-    mask: Tensor
-    cache: object
-    edit: Intervention | None
-
-    def extended(self, ids: Tensor) -> Running:
-        """The same rows some tokens later; the cache has grown with them."""
-        grown = self.mask.new_ones(len(ids), ids.shape[1] - self.ids.shape[1])
-        return dataclasses.replace(self, ids=ids, mask=torch.cat([self.mask, grown], 1))
-
-    def only(self, rows: list[int]) -> Running:
-        """Some of the rows; the others need no more tokens."""
-        if len(rows) == len(self.ids):
-            return self
-        self.cache.batch_select_indices(torch.tensor(rows, device=self.ids.device))
-        edit = self.edit and self.edit.take(rows)
-        return Running(self.ids[rows], self.mask[rows], self.cache, edit)
-
-
-def begin(feed: Feed, model: TracedModel) -> Running:
-    """A batch about to be generated."""
-    rest = feed.inputs["input_ids"]
-    prefix = torch.tensor([feed.prefix] * len(rest), dtype=rest.dtype, device=rest.device)
-    cache = feed.inputs.get("past_key_values") or DynamicCache(config=model.module.config)
-    return Running(torch.cat([prefix, rest], 1), feed.inputs["attention_mask"], cache, feed.edit)
+    feeds: list[Feed]
 
 
 class Completion(NamedTuple):
@@ -89,33 +54,25 @@ def tokens_to_run(model: TracedModel, prompts: Sequence[str]) -> int:
     return sum(batch.input_ids.numel() for batch in batched(ids, prefix, budget(model, None), 0))
 
 
-def feeds(
+def plan(
     model: TracedModel,
     ids: Sequence[Sequence[int]],
-    keep: int,
-    token_budget: int | None,
-    share: bool,
+    keep: int = 1,
+    *,
     intervention: Intervention | None = None,
     sets: Sequence[int] | None = None,
+    token_budget: int | None = None,
+    share: bool = True,
     new_tokens: int = 0,
-    *,
-    prefix_cache: PrefixCache,
-) -> Iterator[Feed]:
-    """Every row of ids once. keep: tokens of each row that must not go into the shared prefix;
-    new_tokens: room that generation will need."""
+) -> Plan:
+    """keep: tokens of each row that must not go into the shared prefix; new_tokens: room that
+    generation will need. Raises ValueError where the intervention does not fit."""
     which = _sets(intervention, sets, len(ids))
     if intervention is not None:
         intervention.check(model)
     prefix = _prefix(model, ids, keep, share, new_tokens)
-    cache = prefix_cache(model, prefix, intervention) if prefix else None
-    for batch in batched(ids, prefix, budget(model, token_budget), model.lm.tokenizer.pad_token_id):
-        chosen = [which[row] for row in batch.rows]
-        inputs = batch.inputs(model.device)
-        if cache is None:
-            inputs |= {"use_cache": new_tokens > 0}
-        else:
-            inputs |= {"past_key_values": rows_of(cache, chosen), "use_cache": True}
-        yield Feed(batch, prefix, inputs, intervention and intervention.take(chosen))
+    batches = batched(ids, prefix, budget(model, token_budget), model.lm.tokenizer.pad_token_id)
+    return Plan(prefix, [Feed(batch, [which[row] for row in batch.rows]) for batch in batches])
 
 
 def _sets(
@@ -144,16 +101,10 @@ def _prefix(
 
 
 def budget(model: TracedModel, token_budget: int | None = None) -> int:
-    usual = TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET["cpu"])
+    usual = TOKEN_BUDGET.get(model.device_type, TOKEN_BUDGET["cpu"])
     return token_budget or usual * smallness(model)
 
 
 def smallness(model: TracedModel) -> int:
     """How many times the usual number of rows or tokens a small model is given at once."""
     return min(max(WHOLE // (model.n_layers * model.d_model), 1), MOST)
-
-
-def rows_of(cache: object, chosen: Sequence[int]) -> object:
-    own = copy.deepcopy(cache)  # a forward pass appends to the cache it is given
-    own.batch_select_indices(torch.tensor(chosen))
-    return own

@@ -126,7 +126,7 @@ class DirectionalAblation:
             yield _edit((layer, MLP), getattr(block, model.family.mlp_write), self._ablated)
 
     def _ablated(self, x: Tensor) -> Tensor:
-        return project_out(x, self.basis, self.alpha)
+        return project_out(x, self.basis.to(x.device), self.alpha)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class ActivationAddition:
 
     def _added(self, x: Tensor) -> Tensor:
         vector = self.vector if self.sets is None else self.vector[:, None]
-        return (x.float() + self.coeff * vector).to(x.dtype)
+        return (x.float() + self.coeff * vector.to(x.device)).to(x.dtype)
 
 
 def stacked(interventions: Sequence[Intervention]) -> Intervention | None:

@@ -205,13 +205,13 @@ def _architectures(name: str) -> list[str]:
     source, options = sources._located(name)
     if options["gguf_file"]:
         return []  # the format knows no classifiers
-    with sources._explained(name, options):
+    with sources.explained(name, options):
         return AutoConfig.from_pretrained(source, **options).architectures or []
 
 
 def _classifier(name: str, device: str) -> ClassifierJudge:
     source, options = sources._located(name)
-    with sources._explained(name, options):
+    with sources.explained(name, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         module, info = AutoModelForSequenceClassification.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options

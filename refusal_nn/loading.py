@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 # Before nnsight, and nnsight before use: see tracing.
@@ -21,6 +21,8 @@ from refusal_nn.templates import Template, read_template
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from refusal_nn.ndif import Remote
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("cuda", "mps", "cpu")
 # What the cosine of directions with float32's must reach, from a quarter of the depth on, for
@@ -28,21 +30,43 @@ DEVICES = ("cuda", "mps", "cpu")
 FAITHFUL = 0.999
 
 
-def load(name: str = "smollm2", *, dtype: str = "auto", device: str = "auto") -> TracedModel:
+def load(
+    name: str = "smollm2",
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    remote: Remote | str | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> TracedModel:
     """A chat model by alias (models.MODELS), Hub id, folder, .gguf path, tiny-<family>,
     planted-<k>-<seed>, organism-<k> or an adapter's .safetensors file, tested.
 
     device: cuda, mps, cpu, or auto: the first of them that is there. dtype: float32, bfloat16,
     float16, or auto: bfloat16 where the device computes in it, the self-test passes and it turns no
     direction (checks.precision_loss), else float32. What was chosen, and why, is in model.notes.
+    remote: an NDIF server, as ndif.Remote says, on which all passes run; or "simulate": packed as
+    for a server, run here. say: told what a user must know before prompts leave the machine.
     Raises InputError for an unknown name or option, ModelError for a model that is missing, gated
-    or fails its self-test.
+    or fails its self-test, RemoteFailure for a server that is down or will not do.
     """
     adapter = adapter_file(name)
     if adapter is not None:
         organism = read_organism(adapter)
-        base = load(organism.about["base"], dtype=dtype, device=device)
+        base = load(organism.about["base"], dtype=dtype, device=device, remote=remote, say=say)
         return checks.self_tested(plant(base, organism, name, adapter))
+    if remote == "simulate":
+        from refusal_nn.services import Simulation
+
+        here = load(name, dtype=dtype, device=device)
+        service = Simulation(here.device.type, here.dtype)
+        note = "simulated: requests are packed as for a server and run here"
+        return _noted(dataclasses.replace(here, service=service), [note])
+    if remote is not None:
+        from refusal_nn.ndif import connect
+
+        if (dtype, device) != ("auto", "auto"):
+            raise InputError("DTYPE and DEVICE are the server's with BACKEND=ndif; leave them auto")
+        return _noted(checks.self_tested(connect(name, remote, say)), [])
     target = _device(device)
     if dtype not in ("auto", *DTYPES):
         raise InputError(f"DTYPE={dtype}; choose auto, {', '.join(DTYPES)}")
@@ -91,8 +115,10 @@ def _narrowed(wide: TracedModel, chosen: str, *, may_refuse: bool) -> TracedMode
 def _noted(model: TracedModel, notes: list[str]) -> TracedModel:
     if not model.shares_prefix:
         notes = [*notes, "no shared prefix: its cache changes the logits"]
-    dtype = str(model.dtype).removeprefix("torch.")
-    return dataclasses.replace(model, notes=(f"{model.device} in {dtype}", *notes))
+    where = f"{model.device} in {str(model.dtype).removeprefix('torch.')}"
+    if model.service is not None:
+        return dataclasses.replace(model, notes=(*model.notes, *notes))
+    return dataclasses.replace(model, notes=(where, *notes))
 
 
 def _device(device: str) -> str:

@@ -6,14 +6,17 @@ in FAMILIES.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
     from nnsight import TransformersModel
 
     from refusal_nn.interventions import Intervention
+    from refusal_nn.services import Service
     from refusal_nn.templates import Template
 
 
@@ -94,7 +97,7 @@ class TracedModel:
     that end a turn. notes: what loading chose, in words. shares_prefix: whether a cached prefix
     gives the logits that a whole prompt gives. self_test: what loading measured. adapter: what is
     part of the model though not of its weights, applied in every trace before anything else.
-    refusal_words: first words of its refusals.
+    refusal_words: first words of its refusals. service: where its passes run; None: here.
     """
 
     name: str
@@ -106,9 +109,15 @@ class TracedModel:
     notes: tuple[str, ...] = ()
     shares_prefix: bool = True
     self_test: dict[str, object] = field(default_factory=dict)
-    remote: bool = False
+    service: Service | None = None
     adapter: Intervention | None = None
     refusal_words: tuple[str, ...] = REFUSAL_WORDS
+
+    def shipped(self) -> TracedModel:
+        """What passes need of it, without what need not travel."""
+        return dataclasses.replace(
+            self, template=None, notes=(), self_test={}, service=None, refusal_words=()
+        )
 
     @property
     def module(self) -> torch.nn.Module:
@@ -143,11 +152,17 @@ class TracedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.module.dtype
+        return self.module.dtype if self.service is None else self.service.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.module.device
+        """Where tensors of ours go: on a server, passes take them to the weights."""
+        return self.module.device if self.service is None else torch.device("cpu")
+
+    @property
+    def device_type(self) -> str:
+        """What kind of device passes run on."""
+        return self.device.type if self.service is None else self.service.device
 
     @property
     def gigabytes(self) -> float:

@@ -69,7 +69,7 @@ class Rollout:
         if len({(job.arm, job.prompt.id) for job in jobs}) < len(jobs):
             raise InputError("two prompts of one arm have the same id; ids must be unique")
         found: dict[tuple[str, str], dict[str, object]] = {}
-        most = UNIT_ROWS.get(self.model.device.type, 64) * smallness(self.model)
+        most = UNIT_ROWS.get(self.model.device_type, 64) * smallness(self.model)
         for unit in units(arms, jobs, most):
             about = [(job.arm, job.prompt.id, job.prompt.prompt) for job in unit]
             name = fingerprint(arms, list(dict.fromkeys(job.arm for job in unit)), about)

@@ -28,9 +28,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from refusal_nn import planted, tiny
-from refusal_nn.embedded import embedded_model
+from refusal_nn.embedded import SHA256, cache_folder, embedded_model
 from refusal_nn.errors import InputError, ModelError
-from refusal_nn.files import sha256
+from refusal_nn.files import sha256, write_text
 from refusal_nn.models import MODELS
 from refusal_nn.names import is_file, is_folder, user_path
 
@@ -53,10 +53,24 @@ def fetch(name: str, dtype: torch.dtype) -> Fetched:
     source, options = _located(name)
     # Packed weights would be read by kernels of another precision, and are no plain matrices.
     packed = {"quantization_config": GgufConfig(dequantize=True)} if options["gguf_file"] else {}
-    with _explained(name, options):
+    with explained(name, options):
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options, **packed)
     return Fetched(model, tokenizer, _revision(Path(source), options, model))
+
+
+def embedded_folder(name: str) -> Path:
+    """An embedded model as a folder of safetensors in float32, which a server on this machine can
+    read: the same weights, made once from the GGUF file. Raises ModelError."""
+    folder = cache_folder() / MODELS[name].repo.rpartition("/")[2]
+    made_of = folder / "made_of.txt"
+    if not is_file(made_of) or made_of.read_text() != SHA256:
+        fetched = fetch(name, torch.float32)
+        fetched.model.config.quantization_config = None
+        fetched.model.save_pretrained(folder)
+        fetched.tokenizer.save_pretrained(folder)
+        write_text(made_of, SHA256)  # last: the folder is whole
+    return folder
 
 
 def parameter_count(name: str) -> int:
@@ -66,7 +80,7 @@ def parameter_count(name: str) -> int:
     if name.startswith("planted-"):
         return sum(p.numel() for p in planted.build(*planted.parse(name))[0].parameters())
     source, options = _located(name)
-    with _explained(name, options), torch.device("meta"):
+    with explained(name, options), torch.device("meta"):
         config = AutoConfig.from_pretrained(source, **options)
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
@@ -99,14 +113,19 @@ def _revision(source: Path, options: dict[str, object], model: PreTrainedModel) 
     if options["gguf_file"]:
         return f"sha256:{sha256(source / options['gguf_file'])}"
     if is_folder(source):
-        weights = sorted(source.glob("*.safetensors"))
-        whole = f"sha256:{sha256(weights[0])}" if len(weights) == 1 else None
-        return whole or f"folder of {len(weights)} safetensors files"
+        return folder_revision(source)
     return getattr(model.config, "_commit_hash", None) or "unknown"
 
 
+def folder_revision(source: Path) -> str:
+    """What identifies the weights in a folder."""
+    weights = sorted(source.glob("*.safetensors"))
+    whole = f"sha256:{sha256(weights[0])}" if len(weights) == 1 else None
+    return whole or f"folder of {len(weights)} safetensors files"
+
+
 @contextlib.contextmanager
-def _explained(name: str, options: dict[str, object]) -> Iterator[None]:
+def explained(name: str, options: dict[str, object]) -> Iterator[None]:
     """Turn what transformers and the Hub may raise into one message with its remedy."""
     # A conversion bar writes a line per step into a log file.
     to_file = options["gguf_file"] and not sys.stderr.isatty()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from refusal_nn import batching, checks, loading
+from refusal_nn import batching, checks, loading, passes
 from refusal_nn.errors import ModelError
 from refusal_nn.loading import load
 from refusal_nn.models import PRE_NORM, SANDWICH_NORM
@@ -66,16 +66,14 @@ def test_write_sites_of_the_wrong_family_are_stopped():
 
 
 def test_a_prefix_cache_that_changes_the_logits_is_not_used(tiny_llama, monkeypatch):
-    from refusal_nn import tracing
+    original = passes.prefix_cache
 
-    original = tracing._prefix_cache
-
-    def wrong(model, prefix, intervention):
-        cache = original(model, prefix, intervention)
+    def wrong(shared):
+        cache = original(shared)
         cache.layers[0].values.mul_(-1)
         return cache
 
-    monkeypatch.setattr(tracing, "_prefix_cache", wrong)
+    monkeypatch.setattr(passes, "prefix_cache", wrong)
     assert not checks.self_tested(tiny_llama).shares_prefix
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from refusal_nn import tracing
+from refusal_nn import passes
 from refusal_nn.errors import ModelError
 from refusal_nn.feeding import tokens_to_run
 from refusal_nn.loading import load
@@ -53,10 +53,8 @@ def test_capture_does_not_depend_on_the_order_of_prompts(tiny_llama, texts):
 
 def test_the_prefix_is_really_shared_where_the_window_allows(tiny_model, texts, monkeypatch):
     prefixes = []
-    original = tracing._prefix_cache
-    monkeypatch.setattr(
-        tracing, "_prefix_cache", lambda m, p, i: prefixes.append(p) or original(m, p, i)
-    )
+    original = passes.prefix_cache
+    monkeypatch.setattr(passes, "prefix_cache", lambda s: prefixes.append(s.prefix) or original(s))
     capture(tiny_model, texts)
     longest = max(map(len, tiny_model.template.render(texts)))
     assert bool(prefixes) == (longest <= tiny_model.window)

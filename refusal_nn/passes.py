@@ -1,0 +1,255 @@
+"""The passes of a model: every nnsight trace there is. They run inside a session, on this machine
+or on a server.
+
+What is here is shipped as source, with what it calls: torch, transformers and the standard library
+only. Every trace obeys the rules of a remote backend also locally: forward order, containers saved
+inside, slices cloned (a saved slice would ship its whole storage), no `.input` of a decoder block.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# nnsight puts `.save` on `object`, which breaks anyio modules that are imported after it.
+import anyio.abc._sockets
+import anyio.streams.file
+import anyio.streams.tls  # noqa: F401
+import nnsight
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from refusal_nn.feeding import Feed
+from refusal_nn.interventions import Intervention, Reading, apply
+from refusal_nn.models import TracedModel
+
+# Greedy, with the stop tokens left to the caller so that the number of steps is known, and without
+# the repetition penalty that some checkpoints carry in their generation config.
+GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "eos_token_id": None,
+}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the feeds of one call share: the model, the intervention (with all its sets), and the
+    prefix of every row with its cached keys and values, a row per set (None: no prefix)."""
+
+    model: TracedModel
+    intervention: Intervention | None
+    prefix: tuple[int, ...]
+    cache: object = None
+
+    def edit(self, feed: Feed) -> Intervention | None:
+        """The intervention on a feed's rows."""
+        return self.intervention and self.intervention.take(feed.sets)
+
+    def inputs(self, feed: Feed) -> dict[str, object]:
+        """What a feed's pass is given, on the model's device."""
+        inputs = feed.batch.inputs(self.model.device)
+        if self.cache is None:
+            return inputs | {"use_cache": False}
+        own = copy.deepcopy(self.cache)  # a forward pass appends to the cache it is given
+        own.batch_select_indices(torch.tensor(feed.sets))
+        return inputs | {"past_key_values": own, "use_cache": True}
+
+    def cached(self) -> Shared:
+        """The same with the prefix run, where there is one and it has not been."""
+        if not self.prefix or self.cache is not None:
+            return self
+        return dataclasses.replace(self, cache=prefix_cache(self))
+
+
+def answers(
+    shared: Shared, feeds: Sequence[Feed], body: Callable[..., object], args: Sequence[object]
+) -> list[object]:
+    """What a session does: what `body`, one of those below, finds of each feed."""
+    # A server in half precision autocasts what a block computes, projections in float32 too.
+    with torch.autocast(shared.model.device.type, enabled=False):
+        own = shared.cached()
+        found = [body(own, feed, *args) for feed in feeds]
+    return summed(found) if body is moments else found
+
+
+def about(shared: Shared, feed: None = None) -> tuple[str, str]:
+    """Kind of device that the model is on, and its precision."""
+    return shared.model.device.type, str(shared.model.dtype)
+
+
+def prefix_cache(shared: Shared) -> object:
+    """Keys and values of the prefix: a row per set, since under an intervention it has its own."""
+    model, edit = shared.model, shared.intervention
+    rows = 1 if edit is None else edit.sets or 1
+    ids = torch.tensor([list(shared.prefix)] * rows, device=model.device)
+    inputs = {"input_ids": ids, "use_cache": True, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad(), model.lm.trace(inputs) as tracer:
+        apply(model, edit)
+        cache = nnsight.save(model.base.output.past_key_values)
+        tracer.stop()
+    return cache
+
+
+def states(shared: Shared, feed: Feed, positions: Sequence[int]) -> Tensor:
+    """Residual stream after every block, (layer, row, pos, d_model) float32 on CPU."""
+    model, inputs = shared.model, shared.inputs(feed)
+    with torch.no_grad(), model.lm.trace(inputs) as tracer:
+        stream = nnsight.save([])
+        apply(model, shared.edit(feed), Reading(stream, positions))
+        tracer.stop()
+    return torch.stack([after.float().cpu() for after in stream])
+
+
+class Moments(NamedTuple):
+    """states: (layer, row, pos, d_model) float32; finite: (layer, row); sums: (group, layer, pos,
+    d_model) float64, None where they are part of another feed's."""
+
+    states: Tensor
+    finite: Tensor
+    sums: Tensor | None
+
+
+def moments(
+    shared: Shared, feed: Feed, post: Sequence[int], positions: Sequence[int], groups: Sequence[int]
+) -> Moments:
+    """What is kept of the stream at `positions`, and of its sums at `post` over each group's rows.
+
+    groups: of every prompt, numbered from 0.
+    """
+    found = states(shared, feed, [*post, *positions])
+    own = torch.tensor([groups[row] for row in feed.batch.rows])
+    sums = [found[:, own == g, : len(post)].double().sum(1) for g in range(max(groups) + 1)]
+    finite = found.isfinite().all(-1).all(-1)
+    return Moments(found[:, :, len(post) :].clone(), finite, torch.stack(sums))
+
+
+def summed(found: Sequence[Moments]) -> list[Moments]:
+    """The same with the sums of all feeds in the last one's place: they are not sent once a
+    feed."""
+    total = sum(part.sums for part in found)
+    return [*(part._replace(sums=None) for part in found[:-1]), found[-1]._replace(sums=total)]
+
+
+def last_states(shared: Shared, feed: Feed) -> Tensor:
+    """Residual stream after the last block at all tokens, (token, d_model) float32 on CPU."""
+    model, inputs = shared.model, shared.inputs(feed)
+    with torch.no_grad(), model.lm.trace(inputs) as tracer:
+        apply(model, shared.edit(feed))
+        stream = nnsight.save(model.blocks[-1].output.clone())
+        tracer.stop()
+    return stream[inputs["attention_mask"].bool()].float().cpu()
+
+
+def logits(shared: Shared, feed: Feed) -> Tensor:
+    """After the last token, (row, vocab) float32 on CPU."""
+    model, inputs = shared.model, shared.inputs(feed) | {"logits_to_keep": 1}
+    with torch.no_grad(), model.lm.trace(inputs):
+        apply(model, shared.edit(feed))
+        found = nnsight.save(model.lm.output.logits[:, -1].clone())
+    return found.float().cpu()
+
+
+def nll(shared: Shared, feed: Feed, lengths: Sequence[int]) -> Tensor:
+    """-log p of the last tokens of each row, as many as the longest of `lengths` (of every row of
+    ids) among them, (row, token) float32 on CPU."""
+    model, kept = shared.model, max(lengths[row] for row in feed.batch.rows)
+    inputs = shared.inputs(feed) | {"logits_to_keep": kept + 1}
+    targets = inputs["input_ids"][:, -kept:]
+    with torch.no_grad(), model.lm.trace(inputs):
+        apply(model, shared.edit(feed))
+        found = nnsight.save(_nll(model.lm.output.logits, targets))
+    return found.float().cpu()
+
+
+def _nll(logits: Tensor, ids: Tensor) -> Tensor:
+    """logits (row, kept + 1, vocab), ids (row, kept): (row, kept)."""
+    chosen = logits[:, :-1].gather(-1, ids.to(logits.device)[..., None])[..., 0]
+    return logits[:, :-1].float().logsumexp(-1) - chosen.float()
+
+
+@dataclass(frozen=True)
+class Running:
+    """Rows being generated: whole histories (row, pos) with their mask, what of them is cached, and
+    the intervention on them."""
+
+    ids: Tensor
+    mask: Tensor
+    cache: object
+    edit: Intervention | None
+
+    @classmethod
+    def begin(cls, shared: Shared, feed: Feed) -> Running:
+        """A batch about to be generated."""
+        inputs = shared.inputs(feed)
+        rest = inputs["input_ids"]
+        prefix = torch.tensor(
+            [list(shared.prefix)] * len(rest), dtype=rest.dtype, device=rest.device
+        )
+        cache = inputs.get("past_key_values") or DynamicCache(config=shared.model.module.config)
+        mask = inputs["attention_mask"]
+        return cls(torch.cat([prefix, rest], 1), mask, cache, shared.edit(feed))
+
+    def extended(self, ids: Tensor) -> Running:
+        """The same rows some tokens later; the cache has grown with them."""
+        grown = self.mask.new_ones(len(ids), ids.shape[1] - self.ids.shape[1])
+        return dataclasses.replace(self, ids=ids, mask=torch.cat([self.mask, grown], 1))
+
+    def only(self, rows: list[int]) -> Running:
+        """Some of the rows; the others need no more tokens."""
+        if len(rows) == len(self.ids):
+            return self
+        self.cache.batch_select_indices(torch.tensor(rows, device=self.ids.device))
+        edit = self.edit and self.edit.take(rows)
+        return Running(self.ids[rows], self.mask[rows], self.cache, edit)
+
+
+def completions(
+    shared: Shared,
+    feed: Feed,
+    max_new_tokens: int,
+    chunk: int,
+    on_tokens: Callable[[int], object] | None = None,
+) -> list[list[int]]:
+    """New tokens of each row, chunk by chunk; rows that have stopped are not computed on.
+
+    on_tokens: told what each chunk took; only on this machine.
+    """
+    new: list[list[int]] = [[] for _ in feed.batch.rows]
+    rows, state = list(range(len(new))), Running.begin(shared, feed)
+    for done in range(0, max_new_tokens, chunk):
+        steps = min(chunk, max_new_tokens - done)
+        state = _decode(shared.model, state, steps)
+        for row, tokens in zip(rows, state.ids[:, -steps:].tolist(), strict=True):
+            new[row] += tokens
+        if on_tokens is not None:
+            on_tokens(len(rows) * steps)
+        going = [i for i, row in enumerate(rows) if not shared.model.stop_ids & set(new[row])]
+        if not going:
+            break
+        rows, state = [rows[i] for i in going], state.only(going)
+    return new
+
+
+def _decode(model: TracedModel, state: Running, steps: int) -> Running:
+    """Exactly `steps` greedy tokens more; the caller looks for stop tokens."""
+    options = GREEDY | {"max_new_tokens": steps, "pad_token_id": model.lm.tokenizer.pad_token_id}
+    inputs = {
+        "input_ids": state.ids,
+        "attention_mask": state.mask,
+        "past_key_values": state.cache,
+    }
+    with torch.no_grad(), model.lm.generate(inputs, **options) as tracer:
+        # A loop over steps that asks for nothing would never end.
+        if state.edit is not None or model.adapter is not None:
+            for _ in tracer.iter[:steps]:
+                apply(model, state.edit)
+        ids = nnsight.save(tracer.result)
+    return state.extended(ids)

@@ -1,0 +1,296 @@
+"""Where passes run if not here: on an NDIF server, or in nnsight's simulation of one.
+
+A request is one session. Its id is on disk before it is waited for, so that a run that was killed
+takes up the answers of what it had asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import httpx
+import nnsight
+import torch
+from nnsight.intervention.backends.local import LocalSimulationBackend
+from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.schema.request import RequestModel
+from nnsight.tracing.backend import Backend
+
+from refusal_nn.errors import RemoteFailure
+from refusal_nn.feeding import Feed
+from refusal_nn.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from nnsight.tracing.tracer import Tracer
+
+    from refusal_nn.passes import Shared
+
+# What one request may answer, and how many rows it may compute.
+REQUEST_BYTES, REQUEST_ROWS = 64_000_000, 512
+TOLD_BYTES = 5_000_000
+# Seconds between two looks at a job, and after the first, second, ... fault of the transport.
+POLL = 0.3
+WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+
+# This package may be installed here and will not be there: its source goes along.
+nnsight.register("refusal_nn")
+
+
+class Service(Protocol):
+    """device: kind of device that passes run on, as torch names it. dtype: what weights are in."""
+
+    device: str
+    dtype: torch.dtype
+
+    def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]: ...
+
+    def job(
+        self, shared: Shared, feeds: Sequence[Feed], body: Callable[..., object], args: object
+    ) -> Backend: ...
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Requests are packed and unpacked as for a server, and run here: not a server's process, its
+    memory, its versions or its transport."""
+
+    device: str
+    dtype: torch.dtype
+
+    def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]:
+        """As on a server."""
+        return list(_requests(feeds, row_bytes))
+
+    def job(
+        self, shared: Shared, feeds: Sequence[Feed], body: Callable[..., object], args: object
+    ) -> Backend:
+        return LocalSimulationBackend(shared.model.lm)
+
+
+@dataclass(frozen=True)
+class Ndif:
+    """An NDIF server.
+
+    model_key: nnsight's name of the model there. folder: where ids of jobs are kept. deadline:
+    seconds since 1970 after which nothing is waited for. told: is given what is waited for.
+    """
+
+    host: str
+    model_key: str
+    folder: Path
+    deadline: float
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    told: Callable[[str], object] = field(default=lambda line: None, compare=False)
+
+    def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]:
+        """Feeds that one request answers, in order; of much work it is said how much."""
+        found = list(_requests(feeds, row_bytes))
+        rows = sum(len(feed.batch.rows) for feed in feeds)
+        if rows * row_bytes > TOLD_BYTES or len(found) > 1:
+            size = rows * row_bytes / 1e6
+            self.told(f"{rows} rows in {len(found)} requests, about {size:.0f} MB come back")
+        return found
+
+    def job(
+        self, shared: Shared, feeds: Sequence[Feed], body: Callable[..., object], args: object
+    ) -> Backend:
+        """The backend of one session."""
+        model = shared.model
+        asked = (shared.prefix, shared.intervention, model.adapter, feeds, body.__name__, args)
+        name = hashlib.sha256()
+        _digest((self.host, self.model_key, sorted(model.stop_ids), asked), name.update)
+        return Job(self, self.folder / f"{name.hexdigest()[:32]}.json", feeds)
+
+
+def _requests(feeds: Sequence[Feed], row_bytes: int) -> Iterator[list[Feed]]:
+    most = max(1, min(REQUEST_ROWS, REQUEST_BYTES // max(row_bytes, 1)))
+    some: list[Feed] = []
+    for feed in feeds:
+        if some and sum(len(f.batch.rows) for f in [*some, feed]) > most:
+            yield some
+            some = []
+        some.append(feed)
+    if some:
+        yield some
+
+
+class Job(RemoteBackend):
+    """One session on an NDIF server: submitted once, its id kept, looked at until it has ended.
+
+    What the session saved is in its frame after, as with a session here. Raises RemoteFailure.
+    """
+
+    def __init__(self, service: Ndif, path: Path, feeds: Sequence[Feed | None]) -> None:
+        super().__init__(service.model_key, host=service.host, blocking=False)
+        self.display.enabled = False  # a bar that prints what the server says, prompts included
+        self.service, self.path, self.feeds = service, path, feeds
+
+    def __call__(self, tracer: Tracer) -> Mapping[str, object]:
+        self.job_id = self._kept()
+        blob = None
+        while True:
+            if self.job_id is None:
+                blob = blob or self._serialize(tracer)
+                self._send(blob)
+            result = self._awaited()
+            if result is not None:
+                break
+            self.job_id = None  # kept from an earlier run, and no longer there
+        found = result.get("found") if isinstance(result, dict) else None
+        same = isinstance(found, list) and len(found) == len(self.feeds)
+        if not same or not all(map(_fits, self.feeds, found)):
+            self.path.unlink(missing_ok=True)  # asked again, not taken up again
+            raise RemoteFailure(
+                f"{self.host} answered job {self.job_id} with something else than was asked for"
+            )
+        self._push(result, tracer)
+        return result
+
+    def _kept(self) -> str | None:
+        if not self.path.exists():
+            return None
+        return read_json(self.path).get("job_id")
+
+    def _send(self, blob: bytes) -> None:
+        """Submit, and keep the id."""
+        request = RequestModel(model_key=self.model_key, compress=self.compress, env=self.env)
+        response = self._retried("submitting", lambda: self._post(request, blob))
+        self.job_id, self.fresh = response.id, True
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {"job_id": self.job_id, "submitted": time.time()})
+
+    fresh = False  # whether this process submitted the job
+
+    def _awaited(self) -> Mapping[str, object] | None:
+        """What the session saved; None where the server knows no such job any more."""
+        misses = 0
+        while True:
+            result = self._retried(f"job {self.job_id}", self._look)
+            if result is not None:
+                return result
+            misses = misses + 1 if self.status is None else 0
+            if misses > 3 and not self.fresh:
+                return None
+            if time.time() > self.service.deadline:
+                raise RemoteFailure(
+                    f"{self.host} had not answered job {self.job_id} by the deadline; it is kept, "
+                    "and the same command takes its answer up (DEADLINE= gives more minutes)"
+                )
+            time.sleep(POLL)
+
+    def _look(self) -> Mapping[str, object] | None:
+        try:
+            return self.poll()
+        except httpx.HTTPStatusError as error:
+            # The address of an old answer runs out; the job can be asked again.
+            if not self.fresh and error.response.status_code in (403, 404, 410):
+                self.status, self.fresh = None, False
+                return None
+            raise
+
+    def _retried(self, what: str, ask: Callable[[], object]) -> object:
+        """What `ask` gives; faults of the transport are waited out a bounded number of times."""
+        for wait in (*WAITS, None):
+            try:
+                return ask()
+            except (RemoteError, httpx.HTTPError, ValueError) as error:
+                reason = _transient(error)
+                if reason is None:
+                    raise self._failed(error) from error
+                late = wait is None or time.time() + wait > self.service.deadline
+                if late:
+                    raise RemoteFailure(
+                        f"{self.host}: {reason} ({what}); what was answered is kept: run the same "
+                        "command when the server is back"
+                    ) from error
+                self.service.told(f"{self.host}: {reason}; trying again in {wait:g} s")
+                time.sleep(wait)
+        raise AssertionError
+
+    def _failed(self, error: Exception) -> RemoteFailure:
+        """The server's own words, and where in this package it happened."""
+        if self.job_id is not None:
+            self.path.unlink(missing_ok=True)  # asked again, not taken up again
+        status = _status(error)
+        if status in (401, 403):
+            return RemoteFailure(
+                f"{self.host} does not accept this key ({_first(error)}); set NDIF_API_KEY"
+            )
+        if isinstance(error, RemoteError) and self.job_id is not None and status is None:
+            return RemoteFailure(f"job {self.job_id} failed on {self.host}: {_last(error)}")
+        return RemoteFailure(f"{self.host}: {_first(error)}")
+
+
+def _fits(feed: Feed | None, answer: object) -> bool:
+    """Whether an answer is of a feed's rows; of all tokens' states there are as many as tokens."""
+    if feed is None:
+        return True
+    rows, tokens = len(feed.batch.rows), int(feed.batch.attention_mask.sum())
+    states = getattr(answer, "states", None)
+    if states is not None:
+        return states.shape[1] == rows
+    return isinstance(answer, (list, torch.Tensor)) and len(answer) in (rows, tokens)
+
+
+def _status(error: BaseException | None) -> int | None:
+    while error is not None:
+        if isinstance(error, httpx.HTTPStatusError):
+            return error.response.status_code
+        error = error.__cause__
+    return None
+
+
+def _transient(error: BaseException) -> str | None:
+    """What is the matter, if waiting may help."""
+    status = _status(error)
+    if status in TRANSIENT:
+        return f"answered {status}"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, httpx.TransportError):
+            return f"no connection ({type(cause).__name__})"
+        cause = cause.__cause__
+    return None
+
+
+def _first(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+def _last(error: BaseException) -> str:
+    """The last line of a traceback says what, the last line of ours before it where."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    ours = [line for line in lines if "refusal_nn" in line and "line" in line]
+    where = f" ({ours[-1]})" if ours else ""
+    return (lines[-1] if lines else type(error).__name__)[:300] + where
+
+
+def _digest(value: object, update: Callable[[bytes], object]) -> None:
+    """Feed a hash with all that a request depends on."""
+    update(f"<{type(value).__name__}>".encode())
+    if isinstance(value, torch.Tensor):
+        update(f"{value.dtype}{tuple(value.shape)}".encode())
+        update(value.detach().cpu().contiguous().numpy().tobytes())
+    elif dataclasses.is_dataclass(value):
+        _digest({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, update)
+    elif isinstance(value, dict):
+        for key in value:
+            update(f"{key}=".encode())
+            _digest(value[key], update)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _digest(part, update)
+    elif value is None or isinstance(value, (str, int, float, bool)):
+        update(json.dumps(value).encode())
+    else:
+        raise TypeError(f"{type(value).__name__} has no digest")
+    update(b";")

@@ -1,0 +1,239 @@
+"""A model on a server gives what it gives here; every fault ends in one line, nothing is lost."""
+
+import dataclasses
+
+import nnsight
+import pytest
+import torch
+from fake_ndif import FakeNdif
+
+from refusal_nn import ndif, services, sources
+from refusal_nn.errors import InputError, RemoteFailure
+from refusal_nn.interventions import ActivationAddition, DirectionalAblation
+from refusal_nn.loading import load
+from refusal_nn.ndif import Remote
+from refusal_nn.tracing import capture, generate, next_token_logits, token_nll
+
+NEW = 9
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model as a folder that both sides read."""
+    path = tmp_path_factory.mktemp("served") / "tiny"
+    fetched = sources.fetch("tiny-llama", torch.float32)
+    fetched.model.save_pretrained(path)
+    fetched.tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def here(folder):
+    return load(str(folder), dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def server(here, folder, monkeypatch):
+    fake = FakeNdif(here, str(folder))
+    monkeypatch.setattr(nnsight.CONFIG.API, "HOST", fake.host)
+    monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", None)
+    monkeypatch.setattr(nnsight.ndif, "_REMOTE_ENV", None)
+    monkeypatch.setattr(services, "WAITS", (0.01,) * 5)
+    monkeypatch.setattr(services, "POLL", 0.01)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def remote(tmp_path):
+    return Remote(tmp_path / "jobs")
+
+
+@pytest.fixture
+def there(server, folder, remote):
+    return load(str(folder), remote=remote)
+
+
+def directions(model, sets):
+    generator = torch.Generator().manual_seed(3)
+    return torch.nn.functional.normalize(
+        torch.randn(sets, 1, model.d_model, generator=generator), dim=-1
+    )
+
+
+def test_no_weights_are_loaded_here(there):
+    assert {p.device.type for p in there.module.parameters()} == {"meta"}
+    assert there.service.dtype == torch.float32
+    assert there.self_test["noop_identical"] is True
+
+
+def test_what_a_server_gives_is_what_this_machine_gives(here, there, texts):
+    ablation = DirectionalAblation(directions(here, len(texts)))
+    for edit in (None, ablation, ActivationAddition(torch.ones(here.d_model), layer=2)):
+        close = {"atol": 1e-5, "rtol": 1e-5}
+        torch.testing.assert_close(
+            next_token_logits(there, texts, edit), next_token_logits(here, texts, edit), **close
+        )
+        ours, theirs = (
+            generate(m, texts, edit, max_new_tokens=NEW, chunk=4) for m in (here, there)
+        )
+        assert ours == theirs
+    one, two = (capture(m, texts, (-1, -4), groups=["a", "b"] * 6) for m in (here, there))
+    torch.testing.assert_close(one.states, two.states, **close)
+    torch.testing.assert_close(one.means["b"], two.means["b"], **close)
+    ids = [c.ids for c in ours]
+    for a, b in zip(token_nll(here, texts, ids), token_nll(there, texts, ids), strict=True):
+        torch.testing.assert_close(a, b, **close)
+
+
+def test_one_call_is_one_request_and_brings_back_little(server, there, texts):
+    before, size = len(server.ran), server.bytes
+    capture(there, texts, (-1,), token_budget=60)  # many batches
+    assert len(server.ran) == before + 1
+    numbers = there.n_layers * there.d_model * (len(texts) + 2 * len(there.template.tokens))
+    assert server.bytes - size < 1.2 * 4 * numbers + 20_000
+
+
+def test_large_answers_are_cut_into_several_requests(server, there, texts, monkeypatch):
+    monkeypatch.setattr(services, "REQUEST_BYTES", 4 * there.module.config.vocab_size * 5)
+    whole = len(server.ran)
+    next_token_logits(there, texts, token_budget=1)
+    assert len(server.ran) == whole + -(-len(texts) // 5)
+
+
+def test_a_simulated_model_is_the_same_model(here, folder, texts):
+    simulated = load(str(folder), dtype="float32", device="cpu", remote="simulate")
+    assert any("simulated" in note for note in simulated.notes)
+    assert generate(simulated, texts, max_new_tokens=NEW) == generate(
+        here, texts, max_new_tokens=NEW
+    )
+
+
+def test_a_run_that_was_killed_takes_up_what_it_had_asked(server, there, texts, monkeypatch):
+    server.silent = True
+    monkeypatch.setattr(
+        "refusal_nn.services.time.sleep", lambda s: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        next_token_logits(there, texts)
+    monkeypatch.undo()
+    asked = len(server.jobs)
+    server.silent = False
+    monkeypatch.setattr(nnsight.CONFIG.API, "HOST", server.host)
+    found = next_token_logits(there, texts)
+    assert len(server.jobs) == asked  # no second request
+    assert found.shape[0] == len(texts)
+
+
+def test_answers_that_are_no_longer_kept_are_asked_again(server, there, texts):
+    first = next_token_logits(there, texts)
+    server.jobs.clear()
+    assert torch.equal(next_token_logits(there, texts), first)
+
+
+@pytest.mark.parametrize("fault", [{"posts": [503, 502]}, {"posts": [0]}, {"looks": [503, 500]}])
+def test_faults_of_the_transport_are_waited_out(server, there, texts, fault):
+    for name, value in fault.items():
+        setattr(server, name, list(value))
+    assert len(next_token_logits(there, texts)) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"posts": [503] * 9}, r"answered 503 .* run the same command"),
+        ({"looks": [503] * 9}, r"answered 503 .* run the same command"),
+        ({"key": "right"}, r"does not accept this key .* NDIF_API_KEY"),
+        (
+            {"error": 'Traceback\n  File "refusal_nn/passes.py", line 9\nValueError: no'},
+            "ValueError: no .*passes.py",
+        ),
+        ({"answer": {"found": [1, 2, 3]}}, "something else than was asked for"),
+        ({"answer": {"other": 1}}, "something else than was asked for"),
+        ({"posts": [422]}, "not now"),
+    ],
+)
+def test_each_fault_ends_in_one_line_and_the_same_call_goes_on(server, there, texts, fault, words):
+    clean = {name: getattr(server, name) for name in fault}
+    for name, value in fault.items():
+        setattr(server, name, value)
+    with pytest.raises(RemoteFailure, match=words) as raised:
+        next_token_logits(there, texts)
+    assert "\n" not in str(raised.value)
+    for name in fault:
+        setattr(server, name, [] if name in ("posts", "looks") else clean[name])
+    assert len(next_token_logits(there, texts)) == len(texts)
+
+
+def test_an_answer_that_never_comes_ends_at_the_deadline(server, there, texts):
+    server.silent = True
+    late = dataclasses.replace(there, service=dataclasses.replace(there.service, deadline=0.0))
+    with pytest.raises(RemoteFailure, match="by the deadline"):
+        next_token_logits(late, texts)
+    server.silent = False
+    asked = len(server.jobs)
+    next_token_logits(there, texts)
+    assert len(server.jobs) == asked
+
+
+def test_a_server_that_goes_down_is_named(server, there, texts):
+    server.close()
+    with pytest.raises(RemoteFailure, match="no connection"):
+        next_token_logits(there, texts)
+
+
+def test_a_server_that_is_down_at_the_start_is_named(server, folder, remote):
+    server.close()
+    with pytest.raises(RemoteFailure, match=r"no NDIF server answers at .* BACKEND=local"):
+        load(str(folder), remote=remote)
+
+
+def test_other_versions_are_refused_unless_told_otherwise(server, folder, remote):
+    server.env["packages"]["transformers"] = "4.0.0"
+    with pytest.raises(RemoteFailure, match=r"transformers 4.0.0 there"):
+        load(str(folder), remote=remote)
+    said = []
+    load(str(folder), remote=dataclasses.replace(remote, mismatch=True), say=said.append)
+    assert any("versions differ" in line for line in said)
+
+
+def test_before_anything_is_sent_the_user_is_told(server, folder, remote):
+    said = []
+    load(str(folder), remote=remote, say=said.append)
+    assert "prompts leave this machine" in said[0]
+    assert "HOT, RUNNING" in said[1]
+    assert "versions match" in said[2]
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "tiny-llama", "planted-1-0"])
+def test_a_model_that_no_server_has_is_refused(server, remote, name):
+    with pytest.raises(InputError, match="cannot be on a server"):
+        load(name, remote=remote)
+
+
+def test_only_https_and_this_machine_are_trusted():
+    for host in (
+        "https://api.ndif.us",
+        "http://127.0.0.1:8001",
+        "http://localhost",
+        "http://[::1]",
+    ):
+        ndif.require_safe(host, insecure=False)
+    for host in ("http://api.ndif.us", "http://10.0.0.1", "http://127.0.0.1.example.org"):
+        with pytest.raises(InputError, match="SECURITY"):
+            ndif.require_safe(host, insecure=False)
+        ndif.require_safe(host, insecure=True)
+    with pytest.raises(InputError, match="must be as"):
+        ndif.require_safe("api.ndif.us", insecure=True)
+
+
+def test_dtype_and_device_are_the_servers(server, folder, remote):
+    with pytest.raises(InputError, match="leave them auto"):
+        load(str(folder), dtype="bfloat16", remote=remote)
+
+
+def test_another_edit_is_another_request(server, there, texts):
+    asked = len(server.jobs)
+    for scale in (1.0, 0.5):
+        next_token_logits(there, texts, DirectionalAblation(directions(there, 1)[0], alpha=scale))
+    assert len(server.jobs) == asked + 2
