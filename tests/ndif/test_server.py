@@ -57,9 +57,9 @@ def test_logits_and_likelihoods_are_the_same(both):
 
 
 def run(stage, results, *options):
+    small = SMALL if stage != "capture" else SMALL[:1]
     return subprocess.Popen(
-        [sys.executable, "-m", f"experiments.{stage}", f"--results={results}"]
-        + [*options, *(SMALL if stage != "capture" else SMALL[:1])],
+        [sys.executable, "-m", f"experiments.{stage}", f"--results={results}", *options, *small],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
