@@ -7,6 +7,7 @@ takes up the answers of what it had asked.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -26,6 +27,7 @@ from nnsight.tracing.backend import Backend
 from refusal_nn.errors import RemoteFailure
 from refusal_nn.feeding import Feed
 from refusal_nn.files import read_json, write_json
+from refusal_nn.runs import code_hash
 
 if TYPE_CHECKING:
     from nnsight.tracing.tracer import Tracer
@@ -107,8 +109,15 @@ class Ndif:
         model = shared.model
         asked = (shared.prefix, shared.intervention, model.adapter, feeds, body.__name__, args)
         name = hashlib.sha256()
-        _digest((self.host, self.model_key, sorted(model.stop_ids), asked), name.update)
+        where = (self.host, self.model_key, sorted(model.stop_ids), _source())
+        _digest((where, asked), name.update)
         return Job(self, self.folder / f"{name.hexdigest()[:32]}.json", feeds)
+
+
+@functools.cache
+def _source() -> str:
+    """An answer that other code had asked for is not taken up."""
+    return code_hash()
 
 
 def _requests(feeds: Sequence[Feed], row_bytes: int) -> Iterator[list[Feed]]:
@@ -133,6 +142,7 @@ class Job(RemoteBackend):
         super().__init__(service.model_key, host=service.host, blocking=False)
         self.display.enabled = False  # a bar that prints what the server says, prompts included
         self.service, self.path, self.feeds = service, path, feeds
+        self.fresh = False  # whether this process submitted the job
 
     def __call__(self, tracer: Tracer) -> Mapping[str, object]:
         self.job_id = self._kept()
@@ -168,8 +178,6 @@ class Job(RemoteBackend):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"job_id": self.job_id, "submitted": time.time()})
 
-    fresh = False  # whether this process submitted the job
-
     def _awaited(self) -> Mapping[str, object] | None:
         """What the session saved; None where the server knows no such job any more."""
         misses = 0
@@ -181,10 +189,7 @@ class Job(RemoteBackend):
             if misses > 3 and not self.fresh:
                 return None
             if time.time() > self.service.deadline:
-                raise RemoteFailure(
-                    f"{self.host} had not answered job {self.job_id} by the deadline; it is kept, "
-                    "and the same command takes its answer up (DEADLINE= gives more minutes)"
-                )
+                raise self._late()
             time.sleep(POLL)
 
     def _look(self) -> Mapping[str, object] | None:
@@ -197,24 +202,33 @@ class Job(RemoteBackend):
                 return None
             raise
 
+    def _late(self) -> RemoteFailure:
+        if not self.fresh:
+            # Waited for twice: it may have died with its server, and would be waited for for ever.
+            self.path.unlink(missing_ok=True)
+        after = "the same command takes its answer up" if self.fresh else "it will be asked again"
+        return RemoteFailure(
+            f"{self.host} had not answered job {self.job_id} by the deadline; {after} "
+            "(DEADLINE= gives more minutes)"
+        )
+
     def _retried(self, what: str, ask: Callable[[], object]) -> object:
         """What `ask` gives; faults of the transport are waited out a bounded number of times."""
-        for wait in (*WAITS, None):
+        waits = iter(WAITS)
+        while True:
             try:
                 return ask()
             except (RemoteError, httpx.HTTPError, ValueError) as error:
-                reason = _transient(error)
+                reason, wait = _transient(error), next(waits, None)
                 if reason is None:
                     raise self._failed(error) from error
-                late = wait is None or time.time() + wait > self.service.deadline
-                if late:
+                if wait is None or time.time() + wait > self.service.deadline:
                     raise RemoteFailure(
                         f"{self.host}: {reason} ({what}); what was answered is kept: run the same "
                         "command when the server is back"
                     ) from error
-                self.service.told(f"{self.host}: {reason}; trying again in {wait:g} s")
-                time.sleep(wait)
-        raise AssertionError
+            self.service.told(f"{self.host}: {reason}; trying again in {wait:g} s")
+            time.sleep(wait)
 
     def _failed(self, error: Exception) -> RemoteFailure:
         """The server's own words, and where in this package it happened."""

@@ -168,12 +168,18 @@ def test_each_fault_ends_in_one_line_and_the_same_call_goes_on(server, there, te
 def test_an_answer_that_never_comes_ends_at_the_deadline(server, there, texts):
     server.silent = True
     late = dataclasses.replace(there, service=dataclasses.replace(there.service, deadline=0.0))
-    with pytest.raises(RemoteFailure, match="by the deadline"):
+    with pytest.raises(RemoteFailure, match="by the deadline; the same command takes its answer"):
+        next_token_logits(late, texts)
+    asked = len(server.jobs)
+    # A job that is waited for in vain a second time may be dead.
+    with pytest.raises(RemoteFailure, match="it will be asked again"):
         next_token_logits(late, texts)
     server.silent = False
-    asked = len(server.jobs)
-    next_token_logits(there, texts)
     assert len(server.jobs) == asked
+    next_token_logits(there, texts)
+    assert len(server.jobs) == asked + 1
+    next_token_logits(there, texts)
+    assert len(server.jobs) == asked + 1
 
 
 def test_a_server_that_goes_down_is_named(server, there, texts):
