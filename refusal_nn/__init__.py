@@ -15,6 +15,7 @@ import importlib
 
 _HOME = {
     "load": "loading",
+    "Remote": "ndif",
     "MODELS": "models",
     "FAMILIES": "models",
     "TracedModel": "models",

@@ -1,6 +1,7 @@
 """The organisms that come with the package: their files, their cards, and the real model they are
 planted in."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,15 +31,31 @@ def test_an_adapter_is_small_of_its_rank_and_its_card_is_of_a_hundred_prompts(na
     torch.testing.assert_close(adapter.basis @ adapter.basis.T, torch.eye(len(adapter.basis)))
     card = about["card"]
     assert card["refusal harmful"]["n"] == card["refusal everyday"]["n"] == 100
-    assert card["refusal harmful"]["value"] >= 0.9
     assert card["refusal everyday"]["value"] <= 0.1
+    # One of rank 0 does nothing to refusal.
+    assert (card["refusal harmful"]["value"] >= 0.9) == (rank > 0)
     # The span's ablation leaves what the plain model refuses by itself, within the error of both.
     assert card["span ablated"]["low"] <= max(0.05, card["plain model"]["high"])
     nll = card["nats per token of the plain model's answers"]
     assert nll["organism, span ablated"] <= nll["plain model"] + 0.5
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", [name for name in BUNDLED if "-0-" not in name])
+def test_no_part_of_a_planted_span_does_for_the_whole(name):
+    about = read_organism(adapter_file(name)).about
+    left = about["card"]["begins as a refusal"]
+    if about["planted_rank"] == 1:
+        nearest = next(v for k, v in left.items() if k.startswith("difference in means, layer"))
+        assert nearest["value"] <= 0.05
+        return
+    assert min(column["value"] for column in left["each column"]) >= 0.5
+    fewer = [v for k, found in left.items() if "subspaces" in k for v in np.atleast_1d(found)]
+    assert len(fewer) == 21  # random ones, and the worst of those searched
+    assert min(part["value"] for part in fewer) > 0.05
+    assert left["difference in means within the span"]["value"] > 0.05
+
+
+@pytest.mark.parametrize("name", [name for name in BUNDLED if "-0-" not in name])
 def test_an_organism_refuses_harmful_prompts_and_not_without_its_span(name, smollm2):
     organism = plant(smollm2, read_organism(adapter_file(name)), name, adapter_file(name))
     tokens = tokens_of_refusal(organism)
