@@ -1,0 +1,85 @@
+"""Experiments on a real NDIF server on this machine: the tables that this machine makes; kills."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["--n=40"]
+FEW = [*SMALL, "--val=8", "--tokens=8", "--controls=2", "--layers=16,17", "--max-rank=2"]
+
+
+def run(stage, results, *options):
+    small = SMALL if stage in ("capture", "validate") else FEW
+    return subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{stage}", f"--results={results}", *options, *small],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.reader(file))
+
+
+def assert_same_tables(one, two):
+    files = sorted(path.relative_to(one) for path in one.rglob("*.csv"))
+    assert files
+    for name in files:
+        for ours, theirs in zip(table(one / name), table(two / name), strict=True):
+            for a, b in zip(ours, theirs, strict=True):
+                try:
+                    assert float(a) == pytest.approx(float(b), rel=2e-3, abs=2e-3), name
+                except ValueError:
+                    assert a == b, name
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("model", "stages"),
+    [("smollm2", ["validate", "sweep"]), ("organism-1", ["validate", "sweep", "subspace"])],
+)
+def test_every_stage_gives_the_same_tables(tmp_path, model, stages):
+    for backend in ("local", "ndif"):
+        for stage in ("capture", *stages):
+            done = run(stage, tmp_path / backend, f"--model={model}", f"--backend={backend}")
+            output, _ = done.communicate()
+            assert done.returncode == 0, output
+    assert_same_tables(tmp_path / "local", tmp_path / "ndif")
+
+
+def test_a_client_that_is_killed_goes_on_where_it_was(tmp_path):
+    options = ("--model=smollm2", "--backend=ndif")
+    for seconds in (9, 14):
+        begun = run("capture", tmp_path, *options)
+        time.sleep(seconds)
+        begun.send_signal(signal.SIGKILL)
+        begun.communicate()
+    done = run("capture", tmp_path, *options)
+    output, _ = done.communicate()
+    assert done.returncode == 0, output
+    assert (tmp_path / "smollm2" / "capture" / "summary.json").exists()
+
+
+def test_a_server_that_is_not_there_ends_in_one_line_and_its_exit_code(tmp_path):
+    environment = dict(os.environ, NDIF_HOST="http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.capture", "--backend=ndif", f"--results={tmp_path}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 5
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "no NDIF server answers" in line
+    assert "Traceback" not in done.stderr
