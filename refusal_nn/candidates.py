@@ -14,6 +14,7 @@ from refusal_nn.estimates import Estimate, wilson
 from refusal_nn.subspaces import Subspace
 
 Row = dict[str, object]
+MODERATE_KL = 5 * verdicts.MOST_KL  # nats
 _Curve = list[tuple[Estimate, float]]  # by rank: rate, KL
 
 
@@ -97,8 +98,9 @@ def best_curve(rows: Sequence[Mapping[str, object]]) -> str:
     """Name of the candidate that fewest dimensions are enough for.
 
     rows: name, rank, n, compliance, compliance_low, kl. That is, by the rule of `ranks`: the
-    smallest rank at which the lower limit passes at little KL, then at any KL; where it never does,
-    few val prompts may be why, and the rate itself counts. Where that does not pass either, one of
+    smallest rank at which the lower limit passes at little KL; where it never does, few val prompts
+    may be why, and the rate itself counts; then both at moderate KL, then at any. Where nothing
+    passes, one of
     all ranks, and the highest rate that it reaches. Of equals the largest mean over the ranks of
     little KL, then over all; then least KL.
     """
@@ -115,7 +117,12 @@ def _ranked(rows: Sequence[Mapping[str, object]], rates: Sequence[Estimate]) -> 
     def worse(name: str) -> tuple[float, ...]:
         of, little = curves[name], verdicts.MOST_KL
         values = [(Estimate(rate.value, rate.value, 1.0, rate.n), kl) for rate, kl in of]
-        enough = (_enough(of, little), _enough(of), _enough(values, little), _enough(values))
+        # A direction that breaks the text ends refusals too: on SmolLM2 no answer was left coherent
+        # at 1.9 nats, and logits alone do not tell (LOG.md). So any KL comes last.
+        enough = (
+            *(_enough(curve, most) for most in (little, MODERATE_KL) for curve in (of, values)),
+            *(_enough(curve) for curve in (of, values)),
+        )
         short = ranks[name] < max(ranks.values()) and enough[-1] == len(of)
         highest = max((rate.value for rate, kl in of if kl <= little), default=0.0)
         return (*enough, short, -highest, -_area(of, little), -_area(of), _cost(of))

@@ -49,7 +49,8 @@ def self_tested(model: TracedModel) -> TracedModel:
         f"{found['batch_error']:.1e} (allowed {LOGITS[model.dtype]:.0e}); padding or positions "
         "are wrong, or",
     )
-    found["prefix_error"] = _relative(next_token_logits(model, PROBES), alone)
+    if model.shares_prefix:
+        found["prefix_error"] = _relative(next_token_logits(model, PROBES), alone)
     basis = _random_direction(model)
     unchanged = next_token_logits(
         model, PROBES, DirectionalAblation(basis, alpha=0.0), share_prefix=False
@@ -65,8 +66,8 @@ def self_tested(model: TracedModel) -> TracedModel:
         f"of the stream along it (allowed {RESIDUE[model.dtype]:.0e}): add this architecture's "
         "write sites to FAMILIES, or",
     )
-    shares = found["prefix_error"] <= LOGITS[model.dtype]
-    return dataclasses.replace(model, shares_prefix=bool(shares), self_test=found)
+    shares = found.get("prefix_error", float("inf")) <= LOGITS[model.dtype]
+    return dataclasses.replace(model, shares_prefix=shares, self_test=found)
 
 
 def _relative(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -113,7 +113,7 @@ def _narrowed(wide: TracedModel, chosen: str, *, may_refuse: bool) -> TracedMode
 
 
 def _noted(model: TracedModel, notes: list[str]) -> TracedModel:
-    if not model.shares_prefix:
+    if not model.shares_prefix and model.service is None:
         notes = [*notes, "no shared prefix: its cache changes the logits"]
     where = f"{model.device} in {str(model.dtype).removeprefix('torch.')}"
     if model.service is not None:

@@ -28,6 +28,7 @@ from refusal_nn.names import is_folder, user_path
 from refusal_nn.templates import read_template
 
 MINUTES = 60.0
+KEPT = 24 * 3600  # seconds
 CRITICAL = ("nnsight", "transformers")
 
 
@@ -66,15 +67,32 @@ def connect(
             "FAMILIES in refusal_nn/models.py"
         )
     template = read_template(lm.tokenizer)
+    _forget(remote.folder)
     deadline = time.time() + 60 * remote.minutes
     service = services.Ndif(host, lm.to_model_key(), remote.folder, deadline, told=say)
     stops = frozenset(_stop_ids(source, lm, template.post_ids[0]))
     words = MODELS.get(name, ModelSpec(name)).refusal_words
     revision = revision or getattr(config, "_commit_hash", None) or "main"
+    # A server's sandbox hands out no keys and values of a prefix to go on from.
     model = TracedModel(
-        name, lm, template, family, revision, stops, refusal_words=words, service=service
+        name,
+        lm,
+        template,
+        family,
+        revision,
+        stops,
+        shares_prefix=False,
+        refusal_words=words,
+        service=service,
     )
     return described(model)
+
+
+def _forget(folder: Path) -> None:
+    """Ids of jobs whose answers no server keeps so long."""
+    for path in folder.glob("*.json"):
+        if path.stat().st_mtime < time.time() - KEPT:
+            path.unlink(missing_ok=True)
 
 
 def require_safe(host: str, insecure: bool) -> None:
@@ -191,7 +209,7 @@ def _stop_ids(source: str, lm: TransformersModel, end_of_turn: int) -> set[int]:
 
 def described(model: TracedModel) -> TracedModel:
     """The model with the kind of device and the precision that its passes have: one request."""
-    about = passes.Shared(model.shipped(), None, ())
+    about = passes.Shared.of(model, None, ())
     with model.lm.session(backend=model.service.job(about, [None], passes.about, ())):
         found = nnsight.save(passes.answers(about, [None], passes.about, ()))
     device, dtype = found[0]

@@ -12,7 +12,6 @@ import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 # nnsight puts `.save` on `object`, which breaks anyio modules that are imported after it.
 import anyio.abc._sockets
@@ -42,12 +41,30 @@ GREEDY = {
 @dataclass(frozen=True)
 class Shared:
     """What the feeds of one call share: the model, the intervention (with all its sets), and the
-    prefix of every row with its cached keys and values, a row per set (None: no prefix)."""
+    prefix of every row with its cached keys and values, a row per set (None: no prefix).
+
+    config: the decoder's. pad_id: of its tokenizer. device: where inputs are made; kind: what the
+    passes run on. They are given, for in a server's sandbox there may be neither modules nor a
+    tokenizer to ask.
+    """
 
     model: TracedModel
     intervention: Intervention | None
     prefix: tuple[int, ...]
+    config: object
+    pad_id: int
+    device: str
+    kind: str
     cache: object = None
+
+    @classmethod
+    def of(
+        cls, model: TracedModel, intervention: Intervention | None, prefix: Sequence[int]
+    ) -> Shared:
+        """Of a call on this machine's or a server's model."""
+        about = (model.module.config, model.lm.tokenizer.pad_token_id)
+        where = (str(model.device), model.device_type)
+        return cls(model.shipped(), intervention, tuple(prefix), *about, *where)
 
     def edit(self, feed: Feed) -> Intervention | None:
         """The intervention on a feed's rows."""
@@ -55,7 +72,7 @@ class Shared:
 
     def inputs(self, feed: Feed) -> dict[str, object]:
         """What a feed's pass is given, on the model's device."""
-        inputs = feed.batch.inputs(self.model.device)
+        inputs = feed.batch.inputs(torch.device(self.device))
         if self.cache is None:
             return inputs | {"use_cache": False}
         own = copy.deepcopy(self.cache)  # a forward pass appends to the cache it is given
@@ -74,7 +91,7 @@ def answers(
 ) -> list[object]:
     """What a session does: what `body`, one of those below, finds of each feed."""
     # A server in half precision autocasts what a block computes, projections in float32 too.
-    with torch.autocast(shared.model.device.type, enabled=False):
+    with torch.autocast(shared.kind, enabled=False):
         own = shared.cached()
         found = [body(own, feed, *args) for feed in feeds]
     return summed(found) if body is moments else found
@@ -82,14 +99,18 @@ def answers(
 
 def about(shared: Shared, feed: None = None) -> tuple[str, str]:
     """Kind of device that the model is on, and its precision."""
-    return shared.model.device.type, str(shared.model.dtype)
+    model = shared.model
+    with torch.no_grad(), model.lm.trace({"input_ids": torch.tensor([[0]])}) as tracer:
+        embedded = nnsight.save(model.embedding.output.clone())
+        tracer.stop()
+    return embedded.device.type, str(embedded.dtype)
 
 
 def prefix_cache(shared: Shared) -> object:
     """Keys and values of the prefix: a row per set, since under an intervention it has its own."""
     model, edit = shared.model, shared.intervention
     rows = 1 if edit is None else edit.sets or 1
-    ids = torch.tensor([list(shared.prefix)] * rows, device=model.device)
+    ids = torch.tensor([list(shared.prefix)] * rows, device=shared.device)
     inputs = {"input_ids": ids, "use_cache": True, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad(), model.lm.trace(inputs) as tracer:
         apply(model, edit)
@@ -102,19 +123,17 @@ def states(shared: Shared, feed: Feed, positions: Sequence[int]) -> Tensor:
     """Residual stream after every block, (layer, row, pos, d_model) float32 on CPU."""
     model, inputs = shared.model, shared.inputs(feed)
     with torch.no_grad(), model.lm.trace(inputs) as tracer:
-        stream = nnsight.save([])
+        stream: list[Tensor] = []
         apply(model, shared.edit(feed), Reading(stream, positions))
+        # Not the list itself: in a server's sandbox it would come out of the trace empty.
+        found = nnsight.save(torch.stack([after.float() for after in stream]))
         tracer.stop()
-    return torch.stack([after.float().cpu() for after in stream])
+    return found.cpu()
 
 
-class Moments(NamedTuple):
-    """states: (layer, row, pos, d_model) float32; finite: (layer, row); sums: (group, layer, pos,
-    d_model) float64, None where they are part of another feed's."""
-
-    states: Tensor
-    finite: Tensor
-    sums: Tensor | None
+# states (layer, row, pos, d_model) float32; finite (layer, row); sums (group, layer, pos, d_model)
+# float64, None where they are part of another feed's. No class of ours: a server has none to name.
+Moments = tuple[Tensor, Tensor, Tensor | None]
 
 
 def moments(
@@ -128,14 +147,14 @@ def moments(
     own = torch.tensor([groups[row] for row in feed.batch.rows])
     sums = [found[:, own == g, : len(post)].double().sum(1) for g in range(max(groups) + 1)]
     finite = found.isfinite().all(-1).all(-1)
-    return Moments(found[:, :, len(post) :].clone(), finite, torch.stack(sums))
+    return found[:, :, len(post) :].clone(), finite, torch.stack(sums)
 
 
 def summed(found: Sequence[Moments]) -> list[Moments]:
     """The same with the sums of all feeds in the last one's place: they are not sent once a
     feed."""
-    total = sum(part.sums for part in found)
-    return [*(part._replace(sums=None) for part in found[:-1]), found[-1]._replace(sums=total)]
+    total = sum(sums for _, _, sums in found)
+    return [(*part[:2], total if part is found[-1] else None) for part in found]
 
 
 def last_states(shared: Shared, feed: Feed) -> Tensor:
@@ -143,7 +162,8 @@ def last_states(shared: Shared, feed: Feed) -> Tensor:
     model, inputs = shared.model, shared.inputs(feed)
     with torch.no_grad(), model.lm.trace(inputs) as tracer:
         apply(model, shared.edit(feed))
-        stream = nnsight.save(model.blocks[-1].output.clone())
+        *_, last = model.blocks  # by number from the end it would ask modules that may not be there
+        stream = nnsight.save(last.output.clone())
         tracer.stop()
     return stream[inputs["attention_mask"].bool()].float().cpu()
 
@@ -184,6 +204,7 @@ class Running:
     mask: Tensor
     cache: object
     edit: Intervention | None
+    config: object
 
     @classmethod
     def begin(cls, shared: Shared, feed: Feed) -> Running:
@@ -193,14 +214,18 @@ class Running:
         prefix = torch.tensor(
             [list(shared.prefix)] * len(rest), dtype=rest.dtype, device=rest.device
         )
-        cache = inputs.get("past_key_values") or DynamicCache(config=shared.model.module.config)
+        cache = inputs.get("past_key_values") or DynamicCache(config=shared.config)
         mask = inputs["attention_mask"]
-        return cls(torch.cat([prefix, rest], 1), mask, cache, shared.edit(feed))
+        return cls(torch.cat([prefix, rest], 1), mask, cache, shared.edit(feed), shared.config)
 
     def extended(self, ids: Tensor) -> Running:
-        """The same rows some tokens later; the cache has grown with them."""
-        grown = self.mask.new_ones(len(ids), ids.shape[1] - self.ids.shape[1])
-        return dataclasses.replace(self, ids=ids, mask=torch.cat([self.mask, grown], 1))
+        """The same rows some tokens later. The cache has grown with them; but in a server's sandbox
+        the pass was given a copy, and the next one begins anew."""
+        more = self.mask.new_ones(len(ids), ids.shape[1] - self.ids.shape[1])
+        grown = self.cache.get_seq_length() >= ids.shape[1] - 1
+        cache = self.cache if grown else DynamicCache(config=self.config)
+        mask = torch.cat([self.mask, more], 1)
+        return dataclasses.replace(self, ids=ids, mask=mask, cache=cache)
 
     def only(self, rows: list[int]) -> Running:
         """Some of the rows; the others need no more tokens."""
@@ -208,7 +233,7 @@ class Running:
             return self
         self.cache.batch_select_indices(torch.tensor(rows, device=self.ids.device))
         edit = self.edit and self.edit.take(rows)
-        return Running(self.ids[rows], self.mask[rows], self.cache, edit)
+        return Running(self.ids[rows], self.mask[rows], self.cache, edit, self.config)
 
 
 def completions(
@@ -226,7 +251,7 @@ def completions(
     rows, state = list(range(len(new))), Running.begin(shared, feed)
     for done in range(0, max_new_tokens, chunk):
         steps = min(chunk, max_new_tokens - done)
-        state = _decode(shared.model, state, steps)
+        state = _decode(shared, state, steps)
         for row, tokens in zip(rows, state.ids[:, -steps:].tolist(), strict=True):
             new[row] += tokens
         if on_tokens is not None:
@@ -238,9 +263,10 @@ def completions(
     return new
 
 
-def _decode(model: TracedModel, state: Running, steps: int) -> Running:
+def _decode(shared: Shared, state: Running, steps: int) -> Running:
     """Exactly `steps` greedy tokens more; the caller looks for stop tokens."""
-    options = GREEDY | {"max_new_tokens": steps, "pad_token_id": model.lm.tokenizer.pad_token_id}
+    model = shared.model
+    options = GREEDY | {"max_new_tokens": steps, "pad_token_id": shared.pad_id}
     inputs = {
         "input_ids": state.ids,
         "attention_mask": state.mask,

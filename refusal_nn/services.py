@@ -249,9 +249,8 @@ def _fits(feed: Feed | None, answer: object) -> bool:
     if feed is None:
         return True
     rows, tokens = len(feed.batch.rows), int(feed.batch.attention_mask.sum())
-    states = getattr(answer, "states", None)
-    if states is not None:
-        return states.shape[1] == rows
+    if isinstance(answer, tuple):  # states by layer and row, and more
+        return answer[0].shape[1] == rows
     return isinstance(answer, (list, torch.Tensor)) and len(answer) in (rows, tokens)
 
 

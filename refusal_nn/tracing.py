@@ -56,10 +56,10 @@ def capture(
     of = [names.index(group) for group in groups]
     size = FLOAT * model.n_layers * model.d_model * len(positions)
     run = _run(model, todo, intervention, size, passes.moments, post, list(positions), of)
-    for feed, found in run:
-        require_finite(found.finite, feed.batch, model)
-        kept[:, feed.batch.rows] = found.states
-        sums += 0 if found.sums is None else found.sums
+    for feed, (states, finite, added) in run:
+        require_finite(finite, feed.batch, model)
+        kept[:, feed.batch.rows] = states
+        sums += 0 if added is None else added
         on_batch(feed.batch.input_ids.numel())
     counts = {name: groups.count(name) for name in names}
     means = {name: sums[i] / counts[name] for i, name in enumerate(names)}
@@ -186,7 +186,7 @@ def _run(
     """What `body`, one of passes, finds of each feed: a session per feed here, on a server one per
     as many feeds as a request may answer, row_bytes a row."""
     service = model.service
-    shared = passes.Shared(model.shipped(), intervention, tuple(todo.prefix))
+    shared = passes.Shared.of(model, intervention, todo.prefix)
     if service is None:
         shared, requests = shared.cached(), [[feed] for feed in todo.feeds]
     else:

@@ -165,3 +165,15 @@ def test_a_layer_that_breaks_the_model_comes_after_those_that_do_not():
     # As a table on disk has a number that is none.
     rows += [{"layer": 5, "compliance": 1.0, "kl": "nan"}]
     assert [row["layer"] for row in candidates.in_order(rows)] == [4, 9, 5]
+
+
+def test_a_direction_that_breaks_the_text_does_not_beat_two_that_end_refusals_gently():
+    # organism-2: one direction of block 17 leaves neither refusal nor sense.
+    breaks = [(1, 0.0, 1.9), (2, 0.0, 2.1)]
+    gentle = [(1, 0.83, 0.04), (2, 0.0, 0.25)]
+    rows = [
+        {"name": name, "construction": "prompts", "rank": k, "n": 12, "refused": refused, "kl": kl}
+        for name, curve in (("prompts 17", breaks), ("prompts 16", gentle))
+        for k, refused, kl in curve
+    ]
+    assert candidates.best_of_each(rows, 1) == ["prompts 16"]

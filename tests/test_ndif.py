@@ -1,6 +1,11 @@
 """A model on a server gives what it gives here; every fault ends in one line, nothing is lost."""
 
 import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import nnsight
 import pytest
@@ -15,6 +20,7 @@ from refusal_nn.ndif import Remote
 from refusal_nn.tracing import capture, generate, next_token_logits, token_nll
 
 NEW = 9
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +249,41 @@ def test_another_edit_is_another_request(server, there, texts):
     for scale in (1.0, 0.5):
         next_token_logits(there, texts, DirectionalAblation(directions(there, 1)[0], alpha=scale))
     assert len(server.jobs) == asked + 2
+
+
+def experiment(stage, host, *options):
+    """An experiment in a process of its own, as a user runs it."""
+    command = [sys.executable, "-m", f"experiments.{stage}", "--n=40", *options]
+    environment = os.environ | {"NDIF_HOST": host, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_a_stage_on_a_server_writes_the_tables_that_it_writes_here(server, folder, tmp_path):
+    names = ("validation_results.csv", "variance_by_layer.csv", "projections.csv")
+    found = {}
+    for backend in ("local", "ndif"):
+        for stage in ("capture", "validate"):
+            options = [f"--model={folder}", f"--backend={backend}", f"--results={tmp_path}"]
+            options += ["--dtype=float32"] * (backend == "local")
+            done = experiment(stage, server.host, *options)
+            assert done.returncode == 0, done.stderr
+        [run] = tmp_path.glob("*/validate")
+        found[backend] = [(run / name).read_text() for name in names]
+    # All that differs are the last digits of other batches.
+    for one, two in zip(found["local"], found["ndif"], strict=True):
+        for a, b in zip(re.split(r"[,\n]", one), re.split(r"[,\n]", two), strict=True):
+            if re.fullmatch(r"-?[\d.]+(e-?\d+)?", a):
+                assert float(a) == pytest.approx(float(b), rel=1e-2, abs=1e-4)
+            else:
+                assert a == b
+
+
+def test_a_fault_ends_a_stage_in_one_line_and_exit_code_5(server, folder, tmp_path):
+    server.key = "another"
+    done = experiment(
+        "capture", server.host, f"--model={folder}", "--backend=ndif", f"--results={tmp_path}"
+    )
+    assert done.returncode == 5
+    assert "Traceback" not in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "NDIF_API_KEY" in line

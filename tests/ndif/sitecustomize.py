@@ -14,11 +14,16 @@ class _Mend(importlib.abc.MetaPathFinder):
     """transformers 5.23 names a task's pipeline by a dotted string; nnsight 0.8.1 reads the flags
     off the string itself and then knows of no tokenizer."""
 
+    asking = False
+
     def find_spec(self, name, path, target=None):
-        if name != MENDED:
+        if name != MENDED or self.asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.asking = False
         execute = spec.loader.exec_module
 
         def exec_module(module):

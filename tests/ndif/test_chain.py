@@ -51,7 +51,9 @@ def assert_same_tables(one, two):
 def test_every_stage_gives_the_same_tables(tmp_path, model, stages):
     for backend in ("local", "ndif"):
         for stage in ("capture", *stages):
-            done = run(stage, tmp_path / backend, f"--model={model}", f"--backend={backend}")
+            options = [f"--model={model}", f"--backend={backend}"]
+            options += ["--dtype=float32"] * (backend == "local")
+            done = run(stage, tmp_path / backend, *options)
             output, _ = done.communicate()
             assert done.returncode == 0, output
     assert_same_tables(tmp_path / "local", tmp_path / "ndif")
