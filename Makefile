@@ -109,7 +109,7 @@ help:
 	@echo "VAL=32            val prompts per class that layers are compared on      TOKENS=100   new tokens a completion"
 	@echo "ALPHA=1           ablation strengths, as .75,1,1.25    LAYERS=8-20   only these layers (sweep, causal, subspace)"
 	@echo "BACKEND=local     ndif: passes run on an NDIF server (NDIF_HOST, NDIF_API_KEY), prompts leave this machine; simulate"
-	@echo "DEADLINE=60       minutes it is waited for     INSECURE_HOST=1 VERSION_MISMATCH=1 accept what is refused otherwise"
+	@echo "DEADLINE=60       minutes a stage waits for it  INSECURE_HOST=1 VERSION_MISMATCH=1 accept what is refused otherwise"
 	@echo "CONTROLS=20       random directions beside the chosen one"
 	@echo "MAX_RANK=8        ranks that subspace looks at     AGAINST=file,...   bases or directions to take angles with"
 	@echo "REFUSAL_WORDS=    first words of this model's refusals, if not I, As, Sorry, Unfortunately"

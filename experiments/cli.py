@@ -51,7 +51,7 @@ def _options() -> dict[str, dict[str, object]]:
         "backend": _option("local", "local, ndif (a server), or simulate (packed as for one)")
         | {"choices": ("local", "ndif", "simulate")},
         "deadline": _option(
-            60.0, "minutes that a server is waited for, all in all", in_range(0.01, 1e5)
+            60.0, "minutes from its start that a stage waits for a server", in_range(0.01, 1e5)
         ),
         "insecure-host": _flag("take results from a host that is neither https nor this machine"),
         "version-mismatch": _flag("go on although the server has other versions"),
@@ -149,6 +149,7 @@ def capture_settings(args: argparse.Namespace) -> Settings:
         "dtype": args.dtype,
         "device": args.device,
         "backend": args.backend,
+        "host": os.environ.get("NDIF_HOST") if args.backend == "ndif" else None,
         "prompts": args.prompts or "bundled",
         "prompts_sha256": _prompt_hashes(args.prompts),
         "positions": args.positions,

@@ -66,7 +66,9 @@ def load(
 
         if (dtype, device) != ("auto", "auto"):
             raise InputError("DTYPE and DEVICE are the server's with BACKEND=ndif; leave them auto")
-        return _noted(checks.self_tested(connect(name, remote, say)), [])
+        tested = checks.self_tested(connect(name, remote, say))
+        kept = dataclasses.replace(tested.service, asked_at=None)
+        return _noted(dataclasses.replace(tested, service=kept), [])
     target = _device(device)
     if dtype not in ("auto", *DTYPES):
         raise InputError(f"DTYPE={dtype}; choose auto, {', '.join(DTYPES)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import ipaddress
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from refusal_nn.embedded import SHA256
 from refusal_nn.errors import InputError, ModelError, RemoteFailure
 from refusal_nn.models import FAMILIES, MODELS, ModelSpec, TracedModel
 from refusal_nn.names import is_folder, user_path
+from refusal_nn.services import is_loopback
 from refusal_nn.templates import read_template
 
 MINUTES = 60.0
@@ -54,6 +55,9 @@ def connect(
     """
     host = CONFIG.API.HOST.rstrip("/")
     require_safe(host, remote.insecure)
+    CONFIG.API.HOST = host
+    if is_loopback(urlsplit(host).hostname or ""):
+        _no_proxy()
     say(f"BACKEND=ndif: prompts leave this machine for {host}")
     state = _state(host)
     source, revision = _source(name, host)
@@ -69,7 +73,9 @@ def connect(
     template = read_template(lm.tokenizer)
     _forget(remote.folder)
     deadline = time.time() + 60 * remote.minutes
-    service = services.Ndif(host, lm.to_model_key(), remote.folder, deadline, told=say)
+    service = services.Ndif(
+        host, lm.to_model_key(), remote.folder, deadline, told=say, insecure=remote.insecure
+    )
     stops = frozenset(_stop_ids(source, lm, template.post_ids[0]))
     words = MODELS.get(name, ModelSpec(name)).refusal_words
     revision = revision or getattr(config, "_commit_hash", None) or "main"
@@ -91,17 +97,22 @@ def connect(
 def _forget(folder: Path) -> None:
     """Ids of jobs whose answers no server keeps so long."""
     for path in folder.glob("*.json"):
-        if path.stat().st_mtime < time.time() - KEPT:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another run's, ended meanwhile
+            if path.stat().st_mtime < time.time() - KEPT:
+                path.unlink()
 
 
 def require_safe(host: str, insecure: bool) -> None:
     """Results are unpickled by nnsight: whoever can change them on their way can run code here.
     Raises InputError for a host that is neither https nor loopback."""
-    parts = urlsplit(host)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"NDIF_HOST={host} must be as https://api.ndif.us")
-    if parts.scheme == "https" or _is_loopback(parts.hostname) or insecure:
+    try:
+        parts, _ = urlsplit(host), httpx.URL(host)
+        plain = host.startswith(("http://", "https://")) and parts.hostname and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        plain = False
+    if not plain or parts.username is not None:
+        raise InputError("NDIF_HOST must be as https://api.ndif.us or http://127.0.0.1:8001")
+    if services.is_trusted(host) or insecure:
         return
     raise InputError(
         f"NDIF_HOST={host}: results are unpickled here, so only https or this machine is trusted; "
@@ -109,10 +120,11 @@ def require_safe(host: str, insecure: bool) -> None:
     )
 
 
-def _is_loopback(name: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(name).is_loopback
-    return name == "localhost"
+def _no_proxy() -> None:
+    """A proxy of the environment would take what is meant for this machine elsewhere."""
+    for name in ("NO_PROXY", "no_proxy"):
+        there = [part for part in os.environ.get(name, "").split(",") if part]
+        os.environ[name] = ",".join(dict.fromkeys([*there, "127.0.0.1", "localhost", "::1"]))
 
 
 def _state(host: str) -> Mapping[str, Mapping[str, object]]:
@@ -121,12 +133,12 @@ def _state(host: str) -> Mapping[str, Mapping[str, object]]:
         headers = {"ndif-api-key": CONFIG.API.APIKEY} if CONFIG.API.APIKEY else {}
         answer = httpx.get(f"{host}/status", timeout=60.0, headers=headers)
         answer.raise_for_status()
-        found = answer.json().get("deployments", {})
+        found = dict(answer.json().get("deployments") or {})
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
         hint = "; set NDIF_API_KEY" if code in (401, 403) else "; try again later"
         raise RemoteFailure(f"{host} answered {code} when asked for its status{hint}") from error
-    except (httpx.HTTPError, ValueError, AttributeError) as error:
+    except (httpx.HTTPError, ValueError, AttributeError, TypeError) as error:
         raise RemoteFailure(
             f"no NDIF server answers at {host} ({type(error).__name__}); check NDIF_HOST, or run "
             "on this machine with BACKEND=local"
@@ -164,7 +176,7 @@ def _require_versions(host: str, mismatch: bool, say: Callable[[str], object]) -
 def _source(name: str, host: str) -> tuple[str, str | None]:
     """The server's name of a model, and its revision where that is known without asking."""
     spec = MODELS.get(name)
-    if spec is not None and spec.embedded and _is_loopback(urlsplit(host).hostname or ""):
+    if spec is not None and spec.embedded and is_loopback(urlsplit(host).hostname or ""):
         return str(sources.embedded_folder(name)), f"sha256:{SHA256}"
     if spec is not None:
         return spec.repo, None
@@ -209,6 +221,9 @@ def _stop_ids(source: str, lm: TransformersModel, end_of_turn: int) -> set[int]:
 
 def described(model: TracedModel) -> TracedModel:
     """The model with the kind of device and the precision that its passes have: one request."""
+    # Of the server as it is now: no answer of an earlier one is taken up.
+    now = dataclasses.replace(model.service, asked_at=time.time())
+    model = dataclasses.replace(model, service=now)
     about = passes.Shared.of(model, None, ())
     with model.lm.session(backend=model.service.job(about, [None], passes.about, ())):
         found = nnsight.save(passes.answers(about, [None], passes.about, ()))

@@ -6,22 +6,27 @@ takes up the answers of what it had asked.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import ipaddress
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 import httpx
 import nnsight
 import torch
 from nnsight.intervention.backends.local import LocalSimulationBackend
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
+from nnsight.schema.response import Status
 from nnsight.tracing.backend import Backend
 
 from refusal_nn.errors import RemoteFailure
@@ -83,6 +88,8 @@ class Ndif:
 
     model_key: nnsight's name of the model there. folder: where ids of jobs are kept. deadline:
     seconds since 1970 after which nothing is waited for. told: is given what is waited for.
+    insecure: answers may come from anywhere. asked_at: set while the server is looked at, so that
+    it is not an earlier server's answer that is taken up.
     """
 
     host: str
@@ -92,6 +99,8 @@ class Ndif:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     told: Callable[[str], object] = field(default=lambda line: None, compare=False)
+    insecure: bool = False
+    asked_at: float | None = None
 
     def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]:
         """Feeds that one request answers, in order; of much work it is said how much."""
@@ -109,8 +118,9 @@ class Ndif:
         model = shared.model
         asked = (shared.prefix, shared.intervention, model.adapter, feeds, body.__name__, args)
         name = hashlib.sha256()
-        where = (self.host, self.model_key, sorted(model.stop_ids), _source())
-        _digest((where, asked), name.update)
+        where = (self.host, self.model_key, model.revision, self.device, str(self.dtype))
+        how = (CONFIG.API.COMPRESS, sorted(model.stop_ids), _source(), self.asked_at)
+        _digest((where, how, asked), name.update)
         return Job(self, self.folder / f"{name.hexdigest()[:32]}.json", feeds)
 
 
@@ -166,16 +176,16 @@ class Job(RemoteBackend):
         return result
 
     def _kept(self) -> str | None:
-        if not self.path.exists():
+        try:
+            return read_json(self.path)["job_id"]
+        except (OSError, ValueError, TypeError, KeyError):  # none, or not whole: asked again
             return None
-        return read_json(self.path).get("job_id")
 
     def _send(self, blob: bytes) -> None:
         """Submit, and keep the id."""
         request = RequestModel(model_key=self.model_key, compress=self.compress, env=self.env)
         response = self._retried("submitting", lambda: self._post(request, blob))
         self.job_id, self.fresh = response.id, True
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"job_id": self.job_id, "submitted": time.time()})
 
     def _awaited(self) -> Mapping[str, object] | None:
@@ -185,12 +195,36 @@ class Job(RemoteBackend):
             result = self._retried(f"job {self.job_id}", self._look)
             if result is not None:
                 return result
+            if self.status == Status.COMPLETED:
+                raise self._unread("nothing")
             misses = misses + 1 if self.status is None else 0
             if misses > 3 and not self.fresh:
                 return None
             if time.time() > self.service.deadline:
                 raise self._late()
             time.sleep(POLL)
+
+    def download_result(self, url: object) -> object:
+        """Raises RemoteFailure for an address that is no more to be trusted than such a host."""
+        if isinstance(url, str) and not (self.service.insecure or is_trusted(url)):
+            raise RemoteFailure(
+                f"{self.host} keeps its answers at {urlsplit(url).netloc}, neither https nor this "
+                "machine; INSECURE_HOST=1 fetches them all the same (SECURITY.md)"
+            )
+        return super().download_result(url)
+
+    def finalize(self, content: bytes) -> object:
+        """Unpack an answer. Raises RemoteFailure where it is none."""
+        try:
+            return super().finalize(content)
+        except Exception as error:  # whatever unpickling may raise
+            raise self._unread(_first(error)) from error
+
+    def _unread(self, reason: str) -> RemoteFailure:
+        self.path.unlink(missing_ok=True)  # asked again, not taken up again
+        return RemoteFailure(
+            f"{self.host} answered job {self.job_id} with what cannot be read: {reason}"
+        )
 
     def _look(self) -> Mapping[str, object] | None:
         try:
@@ -232,16 +266,29 @@ class Job(RemoteBackend):
 
     def _failed(self, error: Exception) -> RemoteFailure:
         """The server's own words, and where in this package it happened."""
-        if self.job_id is not None:
-            self.path.unlink(missing_ok=True)  # asked again, not taken up again
         status = _status(error)
-        if status in (401, 403):
+        if status in (401, 403):  # the job is kept: the key is what is wrong
             return RemoteFailure(
                 f"{self.host} does not accept this key ({_first(error)}); set NDIF_API_KEY"
             )
+        if self.job_id is not None:
+            self.path.unlink(missing_ok=True)  # asked again, not taken up again
         if isinstance(error, RemoteError) and self.job_id is not None and status is None:
             return RemoteFailure(f"job {self.job_id} failed on {self.host}: {_last(error)}")
         return RemoteFailure(f"{self.host}: {_first(error)}")
+
+
+def is_trusted(url: str) -> bool:
+    """Whether what comes from there may be unpickled: by https, or from this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(name).is_loopback
+    return name == "localhost"
 
 
 def _fits(feed: Feed | None, answer: object) -> bool:

@@ -23,12 +23,13 @@ class FakeNdif:
     posts: statuses to answer POST /request with before it works, 0 to drop the connection after
     the job was taken; looks: the same of GET /response. error: what every job ends with. silent:
     jobs never end. answer: what every job saved, instead of what it did. forget: results are gone.
+    store: another address of the answers. garbled: answers that cannot be unpacked.
     """
 
     def __init__(self, model, repo_id):
         self.model, self.repo_id = model, repo_id
         self.posts, self.looks, self.error, self.silent, self.answer = [], [], None, False, None
-        self.key, self.forget = None, False
+        self.key, self.forget, self.store, self.garbled = None, False, None, False
         self.env = ndif.get_local_env()
         self.jobs, self.ran, self.bytes = {}, [], 0
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -119,7 +120,7 @@ class FakeNdif:
                     with lock:
                         if rest[0] not in kept:
                             kept[rest[0]] = fake.result(rest[0])
-                    self.reply(kept[rest[0]])
+                    self.reply(b"garbled" if fake.garbled else kept[rest[0]])
 
             def look(self, job):
                 status = fake.looks.pop(0) if fake.looks else 200
@@ -132,7 +133,7 @@ class FakeNdif:
                 elif fake.error:
                     self.reply({"id": job, "status": "ERROR", "description": fake.error})
                 else:
-                    url = f"{fake.host}/result/{job}"
+                    url = f"{fake.store or fake.host}/result/{job}"
                     self.reply({"id": job, "status": "COMPLETED", "data": url})
 
         return Handler

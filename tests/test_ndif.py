@@ -223,6 +223,34 @@ def test_a_model_that_no_server_has_is_refused(server, remote, name):
         load(name, remote=remote)
 
 
+def test_answers_kept_on_an_untrusted_host_are_not_fetched(server, there, texts):
+    server.store = "http://store.example:9000"
+    with pytest.raises(RemoteFailure, match=r"store.example:9000, neither https .* INSECURE_HOST"):
+        next_token_logits(there, texts)
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again(server, there, texts):
+    server.garbled = True
+    with pytest.raises(RemoteFailure, match="cannot be read"):
+        next_token_logits(there, texts)
+    server.garbled = False
+    assert len(next_token_logits(there, texts)) == len(texts)
+
+
+def test_a_proxy_is_not_used_for_this_machine(server, folder, remote, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    assert load(str(folder), remote=remote).service.host == server.host
+
+
+def test_a_server_that_changed_is_looked_at_anew(server, folder, remote):
+    load(str(folder), remote=remote)
+    ran = len(server.ran)
+    load(str(folder), remote=remote)
+    assert len(server.ran) == 2 * ran
+
+
 def test_only_https_and_this_machine_are_trusted():
     for host in (
         "https://api.ndif.us",
@@ -235,8 +263,9 @@ def test_only_https_and_this_machine_are_trusted():
         with pytest.raises(InputError, match="SECURITY"):
             ndif.require_safe(host, insecure=False)
         ndif.require_safe(host, insecure=True)
-    with pytest.raises(InputError, match="must be as"):
-        ndif.require_safe("api.ndif.us", insecure=True)
+    for host in ("api.ndif.us", "http://[::1", "https://h:abc", "HTTPS://h", "https://me:pw@h"):
+        with pytest.raises(InputError, match="must be as"):
+            ndif.require_safe(host, insecure=True)
 
 
 def test_dtype_and_device_are_the_servers(server, folder, remote):

@@ -115,10 +115,10 @@ def test_projecting_a_span_out_above_hides_what_was_written_in_it(halved):
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 4, 16])
-def test_codes_are_orthonormal_and_a_column_has_at_most_half_of_any_write(rank):
+def test_codes_are_orthonormal_and_no_column_has_a_whole_write(rank):
     codes = unit_codes(rank)
     torch.testing.assert_close(codes @ codes.T, torch.eye(rank), atol=1e-6, rtol=0)
-    assert rank == 1 or codes.square().max() < 0.51
+    assert rank == 1 or codes.square().max() < 0.67  # of rank 3; of 2 half
 
 
 @pytest.mark.parametrize("rank", [2, 3, 4])
