@@ -47,8 +47,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: ndif-up ndif-down ndif-run test-ndif help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
-        show test lint clean FORCE
+.PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
+        show test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -75,7 +75,7 @@ CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
-            models organisms planted planted_words prompt_files prompts sources splits templates tiny tracing)
+            models ndif organisms passes planted planted_words prompt_files prompts services sources splits templates tiny tracing)
 ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal rollouts scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)

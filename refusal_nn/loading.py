@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 # Before nnsight, and nnsight before use: see tracing.
@@ -13,14 +13,12 @@ from nnsight import TransformersModel
 
 from refusal_nn import checks, sources
 from refusal_nn.errors import InputError, ModelError
-from refusal_nn.models import FAMILIES, MODELS, ModelSpec, TracedModel
+from refusal_nn.models import MODELS, ModelSpec, TracedModel, family_of
 from refusal_nn.names import adapter_file
 from refusal_nn.organisms import plant, read_organism
-from refusal_nn.templates import Template, read_template
+from refusal_nn.templates import read_template, stop_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from refusal_nn.ndif import Remote
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -148,31 +146,12 @@ def _computes_bfloat16(device: str) -> bool:
 
 def _wrapped(name: str, dtype: torch.dtype, device: str) -> TracedModel:
     hf, tokenizer, revision = sources.fetch(name, dtype)
-    family = FAMILIES.get(hf.config.model_type)
-    if family is None:
-        raise ModelError(
-            f"{name} is a {hf.config.model_type} model; known are {', '.join(FAMILIES)}; add a row "
-            "to FAMILIES in refusal_nn/models.py, and the self-test on load will check it"
-        )
+    family = family_of(name, hf.config)
     hf = hf.to(device).eval().requires_grad_(False)
-    rows = hf.get_input_embeddings().num_embeddings
-    # Some tokenizer classes bring a pad token of their own that the model has no row for.
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
-        tokenizer.pad_token = tokenizer.eos_token
+    sources.set_pad_token(tokenizer, hf.get_input_embeddings().num_embeddings)
     # Passed even where nnsight could find it: its search fails with transformers 5.
     lm = TransformersModel(hf, task="text-generation", tokenizer=tokenizer)
     template = read_template(tokenizer)
-    stops = frozenset(_stop_ids(hf, tokenizer, template))
+    stops = stop_ids(hf.generation_config, template)
     words = MODELS.get(name, ModelSpec(name)).refusal_words
     return TracedModel(name, lm, template, family, revision, stops, refusal_words=words)
-
-
-def _stop_ids(
-    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: Template
-) -> Iterator[int]:
-    """The checkpoint's own stop tokens, and the template's end of turn: a GGUF file names only
-    one."""
-    for ids in (hf.generation_config.eos_token_id, tokenizer.eos_token_id):
-        yield from ids if isinstance(ids, list) else [] if ids is None else [ids]
-    if template.post_ids[0] in tokenizer.all_special_ids:
-        yield template.post_ids[0]

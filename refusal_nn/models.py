@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from refusal_nn.errors import ModelError
+
 if TYPE_CHECKING:
     from nnsight import TransformersModel
 
@@ -53,6 +55,17 @@ FAMILIES = {  # by config.model_type
     "gemma3_text": SANDWICH_NORM,
     "olmo2": SANDWICH_NORM,
 }
+
+
+def family_of(name: str, config: object) -> Family:
+    """The family of a model by its configuration. Raises ModelError where it is not known."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ModelError(
+            f"{name} is a {config.model_type} model; known are {', '.join(FAMILIES)}; add a row "
+            "to FAMILIES in refusal_nn/models.py, and the self-test on load will check it"
+        )
+    return family
 
 
 # "I cannot", "As an AI" (Arditi et al. 2024, for Qwen), and how other models begin.

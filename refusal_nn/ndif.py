@@ -22,11 +22,11 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from refusal_nn import passes, services, sources
 from refusal_nn.embedded import SHA256
-from refusal_nn.errors import InputError, ModelError, RemoteFailure
-from refusal_nn.models import FAMILIES, MODELS, ModelSpec, TracedModel
+from refusal_nn.errors import InputError, RemoteFailure
+from refusal_nn.models import MODELS, ModelSpec, TracedModel, family_of
 from refusal_nn.names import is_folder, user_path
 from refusal_nn.services import is_loopback
-from refusal_nn.templates import read_template
+from refusal_nn.templates import read_template, stop_ids
 
 MINUTES = 60.0
 KEPT = 24 * 3600  # seconds
@@ -64,19 +64,14 @@ def connect(
     say(f"{host} is up; {_standing(state, source)}")
     _require_versions(host, remote.mismatch, say)
     lm, config = _meta(source, name)
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise ModelError(
-            f"{name} is a {config.model_type} model; known are {', '.join(FAMILIES)}; add a row to "
-            "FAMILIES in refusal_nn/models.py"
-        )
+    family = family_of(name, config)
     template = read_template(lm.tokenizer)
     _forget(remote.folder)
     deadline = time.time() + 60 * remote.minutes
     service = services.Ndif(
         host, lm.to_model_key(), remote.folder, deadline, told=say, insecure=remote.insecure
     )
-    stops = frozenset(_stop_ids(source, lm, template.post_ids[0]))
+    stops = stop_ids(_generation_config(source), template)
     words = MODELS.get(name, ModelSpec(name)).refusal_words
     revision = revision or getattr(config, "_commit_hash", None) or "main"
     # A server's sandbox hands out no keys and values of a prefix to go on from.
@@ -198,8 +193,7 @@ def _meta(source: str, name: str) -> tuple[TransformersModel, object]:
     with sources.explained(name, options | {"gguf_file": None}):
         config = AutoConfig.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
-        if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= config.vocab_size:
-            tokenizer.pad_token = tokenizer.eos_token
+        sources.set_pad_token(tokenizer, config.vocab_size)
         # nnsight would ask the Hub how an id is spelt.
         huggingface._ID_CACHE.setdefault(source, source)
         lm = TransformersModel(
@@ -208,15 +202,10 @@ def _meta(source: str, name: str) -> tuple[TransformersModel, object]:
     return lm, config
 
 
-def _stop_ids(source: str, lm: TransformersModel, end_of_turn: int) -> set[int]:
-    """As for a model loaded here: see loading."""
-    found = {end_of_turn} & set(lm.tokenizer.all_special_ids)
-    asked = [lm.tokenizer.eos_token_id]
+def _generation_config(source: str) -> GenerationConfig | None:
     with contextlib.suppress(OSError):  # not every model has one
-        asked.append(GenerationConfig.from_pretrained(source).eos_token_id)
-    for ids in asked:
-        found |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
-    return found
+        return GenerationConfig.from_pretrained(source)
+    return None
 
 
 def described(model: TracedModel) -> TracedModel:

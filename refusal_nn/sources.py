@@ -117,6 +117,12 @@ def _revision(source: Path, options: dict[str, object], model: PreTrainedModel) 
     return getattr(model.config, "_commit_hash", None) or "unknown"
 
 
+def set_pad_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Some tokenizer classes bring none, or one of their own that the model has no row for."""
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
 def folder_revision(source: Path) -> str:
     """What identifies the weights in a folder."""
     weights = sorted(source.glob("*.safetensors"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from refusal_nn.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 # Read only by templates that know them: no thinking block (Qwen3), and no date of today (Llama
 # 3.x), which would give other activations tomorrow. The date is Llama 3.1's own default.
@@ -64,6 +64,16 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     sample = json.dumps([tokenizer.chat_template, OPTIONS, rendered])
     tokens = tuple(tokenizer.decode([i]) for i in post)
     return Template(tokenizer, tuple(post), tokens, hashlib.sha256(sample.encode()).hexdigest())
+
+
+def stop_ids(generation: GenerationConfig | None, template: Template) -> frozenset[int]:
+    """The checkpoint's own stop tokens, and the template's end of turn: a GGUF file names only
+    one."""
+    tokenizer = template.tokenizer
+    found = {template.post_ids[0]} & set(tokenizer.all_special_ids)
+    for ids in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
+        found |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    return frozenset(found)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real NDIF 0.1.2 server on this machine's CPU:   up.sh trusted|sandbox
-# NDIF_VENV: the server's virtual environment; NDIF_RUN: folder of its logs and process ids.
+# NDIF_VENV: the server's virtual environment; NDIF_RUN: folder of its logs.
 # Everything listens on 127.0.0.1 but ray, which takes every address it finds: run it in alone.sh.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,9 +18,8 @@ export GRPC_ENABLE_FORK_SUPPORT=0 RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_W
 # The server's own defaults; the store is this machine's memory.
 export AWS_ACCESS_KEY_ID=rustfsadmin AWS_SECRET_ACCESS_KEY=rustfsadmin
 
-started() { echo $! >"$run/$1.pid"; }
-redis-server --bind 127.0.0.1 --port 6379 --save "" --appendonly no --dir "$run" >"$run/redis.log" 2>&1 & started redis
-moto_server -H 127.0.0.1 -p 9000 >"$run/store.log" 2>&1 & started store
+redis-server --bind 127.0.0.1 --port 6379 --save "" --appendonly no --dir "$run" >"$run/redis.log" 2>&1 &
+moto_server -H 127.0.0.1 -p 9000 >"$run/store.log" 2>&1 &
 # A GPU that is not there: nodes without one are passed over.
 NDIF_SERVICE=ray ray start --head --node-ip-address=127.0.0.1 --port=6385 --num-cpus=4 --num-gpus=1 \
     --resources='{"head":10,"cuda_memory_bytes":8000000000,"cpu_memory_bytes":8000000000}' --object-store-memory=300000000 \
@@ -28,7 +27,7 @@ NDIF_SERVICE=ray ray start --head --node-ip-address=127.0.0.1 --port=6385 --num-
     --disable-usage-stats --temp-dir="${NDIF_RAY_TMP:-/tmp/ray_ndif}" >"$run/ray.log" 2>&1
 RAY_ADDRESS=127.0.0.1:6385 NDIF_SERVICE=ray python -m ndif.services.ray.deployments.controller.controller >"$run/controller.log" 2>&1
 NDIF_SERVICE=api NDIF_API_PORT=8001 gunicorn --config python:ndif.services.api.gunicorn_conf --bind 127.0.0.1:8001 \
-    ndif.services.api.app:app >"$run/api.log" 2>&1 & started api
+    ndif.services.api.app:app >"$run/api.log" 2>&1 &
 for _ in $(seq 180); do
     curl -sf http://127.0.0.1:8001/connected >/dev/null && curl -sf -m 60 http://127.0.0.1:8001/status >/dev/null && { echo "NDIF is up: export NDIF_HOST=http://127.0.0.1:8001"; exit 0; }
     sleep 1
