@@ -48,7 +48,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .SUFFIXES:
 .PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
-        show test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
+        show test bench lint clean ndif-up ndif-down ndif-run test-ndif FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -99,6 +99,7 @@ help:
 	@echo "make show         print the tables of a finished run again"
 	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
+	@echo "make bench        how long this takes beside plain hooks; benchmarks/results.md"
 	@echo
 	@echo "MODEL=smollm2     an alias (qwen qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
 	@echo "                  a local folder, a .gguf file, tiny-<family> (random weights, seconds), planted-<k> (refuses through"
@@ -231,6 +232,9 @@ test-ndif: $(INSTALLED) $(NDIF_VENV)/.installed
 	    tests/ndif/serve.sh run $(PY) -m pytest -p no:cacheprovider tests/ndif/test_server.py \
 	        $$([ $$actor = sandbox ] || echo tests/ndif/test_chain.py); code=$$?; \
 	    tests/ndif/serve.sh down; [ $$code = 0 ] || exit $$code; done
+
+bench: $(INSTALLED)
+	@$(PY) -m benchmarks.speed --model="$$MODEL" --dtype="$(if $(filter auto,$(DTYPE)),float32,$(DTYPE))"
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

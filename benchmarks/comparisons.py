@@ -1,0 +1,245 @@
+"""Each line of the benchmark: the package's way and another, and whether they give the same."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+import torch
+from torch.nn.functional import cosine_similarity, normalize
+
+from benchmarks import plain
+from benchmarks.measured import Row, both, peak_flops, seconds
+from refusal_nn import passes, prompts, statistics
+from refusal_nn.directions import choose
+from refusal_nn.feeding import plan
+from refusal_nn.interventions import DirectionalAblation
+from refusal_nn.journal import Journal
+from refusal_nn.rollouts import Job, Rollout
+from refusal_nn.scores import kl_divergence, refusal_score
+from refusal_nn.selection import Scorer, evenly, fit_directions, tokens_of_refusal
+from refusal_nn.tracing import capture, generate
+
+LABELS = ("harmful", "harmless")
+
+
+class Bench:
+    """A model, and so many of the bundled prompts."""
+
+    def __init__(self, model, count, tokens, layers):
+        self.model, self.tokens, self.some = model, tokens, layers
+        every = prompts.load_prompts()
+        half = {c: evenly([p for p in every if p.label == c], count // 2) for c in LABELS}
+        self.prompts = {c: half[c] for c in LABELS}
+        self.texts = [p.prompt for c in LABELS for p in half[c]]
+        self.few = {c: [p.prompt for p in evenly(half[c], 32)] for c in LABELS}
+        self.post = list(range(-len(model.template.post_ids), 0))
+
+    def layers(self):
+        """Some, evenly: what each of all would cost is the same."""
+        n = self.model.n_layers
+        return [i * n // self.some for i in range(self.some)]
+
+    def directions(self):
+        return fit_directions(self.model, {c: self.prompts[c][:64] for c in LABELS})
+
+
+def row_capture(b):
+    """All layers, all prompts, the difference in means at every position after the instruction."""
+    groups = [c for c in LABELS for _ in b.prompts[c]]
+
+    def ours():
+        found = capture(b.model, b.texts, groups=groups).means
+        return found["harmful"] - found["harmless"]
+
+    def theirs():
+        one, two = (plain.means(b.model, [p.prompt for p in b.prompts[c]], b.post) for c in LABELS)
+        return one - two
+
+    mine, other, ratio, a, z = both(ours, theirs, 2)
+    cosine = cosine_similarity(a, z, dim=-1)[len(a) // 4 :]
+    note = f"least cosine of directions from layer L/4 on {cosine.min():.7f}"
+    yield Row(f"capture, {len(b.texts)} prompts", "plain hooks", mine, other, ratio, "≥ 3", note)
+    few = b.texts[:: max(len(b.texts) // 32, 1)]
+    taken, _ = seconds(lambda: plain.layer_by_layer(b.model, few, b.layers()[:4]))
+    loop = taken / len(few) / 4 * len(b.texts) * b.model.n_layers
+    note = f"{len(few)} prompts at 4 layers measured, the rest by rule of three"
+    yield Row("capture", "a pass per prompt and layer", mine, loop, loop / mine, "≥ 100", note)
+    peak, work = peak_flops(b.model), _flops(b)
+    note = f"{work / 1e9:.0f} GFLOP of matrix products at {peak / 1e9:.0f} GFLOP/s"
+    yield Row(
+        "capture", "the same products at peak", mine, work / peak, mine * peak / work, "≤ 1.6", note
+    )
+
+
+def _flops(b):
+    """Of the decoder's matrix products over all tokens but the shared prefix and pads."""
+    ids = b.model.template.render(b.texts)
+    prefix = plan(b.model, ids, len(b.post)).prefix
+    tokens = sum(len(row) - len(prefix) for row in ids) + len(prefix)
+    weights = sum(
+        m.weight.numel()
+        for name, m in b.model.module.named_modules()
+        if isinstance(m, torch.nn.Linear) and "lm_head" not in name
+    )
+    return 2 * weights * tokens
+
+
+def row_select(b):
+    """Every (layer, position) ablated and added, 32 prompts a class; theirs at a few layers."""
+    tokens, directions = tokens_of_refusal(b.model), b.directions()
+    scorer = Scorer.on(b.model, {c: evenly(b.prompts[c], 32) for c in LABELS}, tokens)
+
+    def ours():
+        return [r for i in range(b.model.n_layers) for r in scorer.rows(i, directions[i])]
+
+    def theirs():
+        clean = plain.last_logits(b.model, b.few["harmless"], plain.planted(b.model))
+        return [
+            _scored(b, directions[layer, pos], layer, pos, tokens, clean)
+            for layer in b.layers()
+            for pos in b.post
+        ]
+
+    mine, rows = seconds(ours)
+    taken, other = seconds(theirs)
+    whole = taken * len(rows) / len(other)
+    same = {(r["layer"], r["pos"]): r for r in rows}
+    rank = {
+        k: scipy.stats.spearmanr(
+            [r[k] for r in other], [same[r["layer"], r["pos"]][k] for r in other]
+        )[0]
+        for k in ("ablated", "added", "kl")
+    }
+    note = "Spearman " + ", ".join(f"{k} {v:.4f}" for k, v in rank.items())
+    if len(other) == len(rows):
+        both_ = [choose(found, b.model.n_layers) for found in (rows, other)]
+        note += f"; chosen {[c and (c['layer'], c['pos']) for c in both_]}"
+    note += f"; {len(other)} of {len(rows)} candidates by hooks"
+    yield Row("select", "one candidate at a time", mine, whole, whole / mine, "≥ 4", note)
+
+
+def _scored(b, vector, layer, pos, tokens, clean):
+    ablating = plain.ablating(b.model, normalize(vector, dim=0)[None])
+    harmful, harmless = (plain.last_logits(b.model, b.few[c], ablating) for c in LABELS)
+    added = plain.last_logits(b.model, b.few["harmless"], plain.adding(b.model, vector, layer))
+    return {
+        "layer": layer,
+        "pos": pos,
+        "ablated": float(refusal_score(harmful, tokens).mean()),
+        "added": float(refusal_score(added, tokens).mean()),
+        "kl": float(kl_divergence(clean, harmless).mean()),
+    }
+
+
+def row_sweep(b):
+    """Each layer's direction ablated, 32 harmful prompts completed; theirs at a few layers."""
+    directions, asked = b.directions()[:, -1], evenly(b.prompts["harmful"], 32)
+    units = normalize(directions, dim=-1)
+    arms = {str(i): DirectionalAblation(units[i][None]) for i in range(b.model.n_layers)}
+    rollout = Rollout(b.model, tokens_of_refusal(b.model), b.tokens, 10.0)
+    jobs = [Job(name, prompt) for name in arms for prompt in asked]
+
+    def theirs():
+        return [
+            plain.complete(
+                b.model, b.few["harmful"], b.tokens, plain.ablating(b.model, units[i][None])
+            )
+            for i in b.layers()
+        ]
+
+    mine, rows = seconds(lambda: _journalled(rollout, arms, jobs))
+    taken, found = seconds(theirs)
+    whole = taken * b.model.n_layers / b.some
+    by_arm = {name: [r["tokens"] for r in rows if r["arm"] == name] for name in arms}
+    alike = np.mean(
+        [
+            [len(ids) == n for ids, n in zip(done, by_arm[str(i)], strict=True)]
+            for i, done in zip(b.layers(), found, strict=True)
+        ]
+    )
+    note = (
+        f"ours with logits, likelihoods and the judge; {100 * alike:.0f} % of completions of the "
+        f"same length; {b.some} of {b.model.n_layers} layers by hooks; {b.tokens} tokens"
+    )
+    yield Row("sweep, all layers", "one generate per layer", mine, whole, whole / mine, "≥ 5", note)
+
+
+def _journalled(rollout, arms, jobs):
+    with tempfile.TemporaryDirectory() as folder:
+        return rollout.rows(arms, jobs, Journal(Path(folder) / "journal", {}))
+
+
+def row_hooks(b):
+    """nnsight over plain hooks on the same batches."""
+    texts = b.texts[:: max(len(b.texts) // 128, 1)]
+    todo = plan(b.model, b.model.template.render(texts), len(b.post))
+    shared = passes.Shared.of(b.model, None, todo.prefix).cached()
+
+    def by_hooks():
+        return [plain.states(b.model, shared, feed, b.post) for feed in todo.feeds]
+
+    def ours():
+        return [passes.states(shared, feed, b.post) for feed in todo.feeds]
+
+    mine, other, ratio, one, two = both(ours, by_hooks, 5)
+    worst = max(float((x - y).abs().max()) for x, y in zip(one, two, strict=True))
+    note = f"greatest difference {worst:.1e}"
+    yield Row("nnsight, capture", "hooks, same batches", mine, other, 1 / ratio, "≤ 1.05", note)
+    yield from _generation(b)
+
+
+def _generation(b):
+    unit = normalize(b.directions()[b.model.n_layers // 2, -1], dim=0)[None]
+    texts = b.few["harmful"]
+
+    def ours():
+        edit = DirectionalAblation(unit)
+        every = {"max_new_tokens": b.tokens, "chunk": b.tokens, "share_prefix": False}
+        return [c.ids for c in generate(b.model, texts, edit, token_budget=10**9, **every)]
+
+    def theirs():
+        return plain.complete(b.model, texts, b.tokens, plain.ablating(b.model, unit))
+
+    mine, other, ratio, one, two = both(ours, theirs, 3)
+    same = sum(x == y for x, y in zip(one, two, strict=True))
+    note = f"{same} of {len(one)} completions the same"
+    yield Row(
+        "nnsight, ablated generation", "hooks, same batch", mine, other, 1 / ratio, "≤ 1.10", note
+    )
+
+
+def row_statistics(b):
+    """28 x 512 x 1536, 1,000 permutations; theirs refits every fold of every permutation."""
+    layers, n, width, draws = 28, 256, 1536, 1000
+    data = np.random.default_rng(0).standard_normal((2, layers, n, width)).astype(np.float32)
+    mine, _ = seconds(lambda: statistics.validate_layers(*data, permutations=draws))
+    x, few = np.concatenate(list(data), 1), 2
+    taken, _ = seconds(lambda: [_refitted(x, n, seed) for seed in range(few)])
+    whole = taken / few * draws
+    note = f"{few} of {draws} permutations refitted; ours with jackknife and intervals"
+    yield Row("validate's statistics", "the naive refit", mine, whole, whole / mine, "≥ 50", note)
+
+
+def _refitted(x, n, seed, folds=5):
+    """Cross-fitted d at every layer for one permutation of the labels."""
+    order = np.random.default_rng(seed).permutation(2 * n)
+    harmful = np.isin(np.arange(2 * n), order[:n])
+    fold = np.arange(2 * n) % folds
+    scores = np.empty(x.shape[:2])
+    for k in range(folds):
+        fit = fold != k
+        one, two = x[:, fit & harmful].mean(1), x[:, fit & ~harmful].mean(1)
+        unit = (one - two) / np.linalg.norm(one - two, axis=-1, keepdims=True)
+        scores[:, ~fit] = np.einsum("lnd,ld->ln", x[:, ~fit], unit)
+    a, z = scores[:, harmful], scores[:, ~harmful]
+    return (a.mean(1) - z.mean(1)) / np.sqrt((a.var(1, ddof=1) + z.var(1, ddof=1)) / 2)
+
+
+ROWS = {
+    "capture": row_capture,
+    "select": row_select,
+    "sweep": row_sweep,
+    "hooks": row_hooks,
+    "statistics": row_statistics,
+}
