@@ -159,7 +159,7 @@ STAGES := select baseline sweep causal behaviour subspace
 $(STAGES:%=$(RUN)/%/settings.json): $(RUN)/%/settings.json: FORCE | $(INSTALLED)
 	@$(PY) -m experiments.$* $(CAUSAL) --settings-only
 $(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(RUN)/select/summary.json $(RUN)/baseline/summary.json \
-    $(RUN)/capture/summary.json experiments/bench.py $(call code,controls verdicts)
+    $(RUN)/capture/summary.json experiments/bench.py $(call code,controls racing verdicts)
 $(RUN)/subspace/summary.json: $(RUN)/sweep/summary.json $(RUN)/capture/summary.json experiments/bench.py experiments/bases.py \
     experiments/against.py experiments/rank_curve.py \
     $(call code,candidates ranks subspaces verdicts)

@@ -10,15 +10,16 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from benchmarks import plain
 from benchmarks.measured import Row, both, peak_flops, seconds
+from experiments import sweep
 from refusal_nn import passes, prompts, statistics
 from refusal_nn.directions import choose
 from refusal_nn.feeding import plan
 from refusal_nn.interventions import DirectionalAblation
 from refusal_nn.journal import Journal
-from refusal_nn.rollouts import Job, Rollout
+from refusal_nn.rollouts import Job, Rollout, effects, packs
 from refusal_nn.scores import kl_divergence, refusal_score
 from refusal_nn.selection import Scorer, evenly, fit_directions, tokens_of_refusal
-from refusal_nn.tracing import capture, generate
+from refusal_nn.tracing import capture, generate, next_token_logits
 
 LABELS = ("harmful", "harmless")
 
@@ -138,36 +139,45 @@ def row_sweep(b):
     units = normalize(directions, dim=-1)
     arms = {str(i): DirectionalAblation(units[i][None]) for i in range(b.model.n_layers)}
     rollout = Rollout(b.model, tokens_of_refusal(b.model), b.tokens, 10.0)
-    jobs = [Job(name, prompt) for name in arms for prompt in asked]
 
     def theirs():
-        return [
-            plain.complete(
-                b.model, b.few["harmful"], b.tokens, plain.ablating(b.model, units[i][None])
-            )
-            for i in b.layers()
-        ]
+        edits = [plain.ablating(b.model, units[i][None]) for i in b.layers()]
+        return [plain.complete(b.model, b.few["harmful"], b.tokens, edit) for edit in edits]
 
-    mine, rows = seconds(lambda: _journalled(rollout, arms, jobs))
+    mine, rows = seconds(lambda: _swept(rollout, arms, asked, b.few["harmless"]))
     taken, found = seconds(theirs)
     whole = taken * b.model.n_layers / b.some
-    by_arm = {name: [r["tokens"] for r in rows if r["arm"] == name] for name in arms}
-    alike = np.mean(
-        [
-            [len(ids) == n for ids, n in zip(done, by_arm[str(i)], strict=True)]
-            for i, done in zip(b.layers(), found, strict=True)
-        ]
-    )
+    lengths = {
+        (str(i), prompt.id): len(ids)
+        for i, done in zip(b.layers(), found, strict=True)
+        for prompt, ids in zip(asked, done, strict=True)
+    }
+    ours_at = {(r["arm"], r["id"]): r["tokens"] for r in rows}
+    alike = np.mean([ours_at[key] == lengths[key] for key in ours_at.keys() & lengths.keys()])
+    share = len(rows) / len(asked) / b.model.n_layers
     note = (
-        f"ours with logits, likelihoods and the judge; {100 * alike:.0f} % of completions of the "
-        f"same length; {b.some} of {b.model.n_layers} layers by hooks; {b.tokens} tokens"
+        f"ours with logits, KL, likelihoods and the judge, {100 * share:.0f} % of the completions; "
+        f"{100 * alike:.0f} % of them as long; {b.some} of {b.model.n_layers} layers by hooks; "
+        f"{b.tokens} tokens"
     )
     yield Row("sweep, all layers", "one generate per layer", mine, whole, whole / mine, "≥ 5", note)
 
 
-def _journalled(rollout, arms, jobs):
+def _swept(rollout, arms, asked, harmless):
+    """KL and completions, as the sweep stage has them: the rows."""
+    tokens, names, kl = rollout.refusal_tokens, list(arms), {}
+    clean = next_token_logits(rollout.model, harmless)
+    for pack in packs(arms, names):
+        found = effects(rollout.model, [arms[n] for n in pack], harmless, tokens, clean)
+        kl |= dict(zip(pack, found.kl.mean(1).tolist(), strict=True))
     with tempfile.TemporaryDirectory() as folder:
-        return rollout.rows(arms, jobs, Journal(Path(folder) / "journal", {}))
+        journal = Journal(Path(folder) / "journal", {})
+
+        def roll(going, whose, what):
+            jobs = [Job(name, prompt) for name in going for prompt in whose[name]]
+            return rollout.rows(going, jobs, journal)
+
+        return sweep.raced(roll, arms, asked, kl)[0]
 
 
 def row_hooks(b):

@@ -152,7 +152,7 @@ def _sweep_table(rows: Rows, best: tuple[object, object] | None) -> Table:
             r["n"],
             *(_rate(r, name) for name in ("compliance", "coherence")),
             *_numbers(r, n_deflection="", n_degenerate="", kl=".3f", refusal_score="+.2f"),
-            "best" * (_place(r) == best),
+            "best" if _place(r) == best else "ruled out" * bool(r.get("ruled_out")),
         )
         for r in rows
     ]

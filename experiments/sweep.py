@@ -4,7 +4,7 @@ layer on val; the best once more on test, beside random directions; and the verd
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,11 @@ from experiments import capture, causes, cli
 
 if TYPE_CHECKING:
     from experiments.bench import Bench
+    from refusal_nn import rollouts
     from refusal_nn.interventions import DirectionalAblation
+    from refusal_nn.prompts import Prompt
+
+    Roll = Callable[[rollouts.Arms, Mapping[str, Sequence[Prompt]], str], list[causes.Row]]
 
 NAME = "sweep"
 OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "refusal_words", "judge", "keep_text")
@@ -63,17 +67,37 @@ def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list
         for a in args.alpha
         for layer, p in places
     }
-    asked = {name: evenly(bench.found.refused("val"), args.val) for name in arms}
-    rows = bench.roll(arms, asked, "val by layer")
     kl = bench.kl(arms, evenly(bench.found.answered("val"), args.val))
+    rows, out = raced(bench.roll, arms, evenly(bench.found.refused("val"), args.val), kl)
     by_arm = causal.grouped(rows, "arm")
     table = [
         {"layer": layer, "pos": p, "token": bench.model.template.token(p), "alpha": a}
         | causal.summarise(by_arm[name])
-        | {"kl": kl[name]}
+        | {"kl": kl[name], "ruled_out": name in out}
         for name, (a, (layer, p)) in zip(arms, product(args.alpha, places), strict=True)
     ]
     return table, [{"split": "val", **row} for row in rows]
+
+
+def raced(
+    roll: Roll, arms: rollouts.Arms, prompts: Sequence[Prompt], kl: Mapping[str, float]
+) -> tuple[list[causes.Row], set[str]]:
+    """Judged completions, heat by heat, and the arms that were asked no more, since another of
+    little KL did better beyond chance."""
+    from refusal_nn import causal, racing
+    from refusal_nn.verdicts import MOST_KL
+
+    rows: list[causes.Row] = []
+    out: set[str] = set()
+    heats = racing.heats(prompts)
+    for i, heat in enumerate(heats):
+        going = {name: arm for name, arm in arms.items() if name not in out}
+        rows += roll(going, dict.fromkeys(going, heat), f"val by layer, {i + 1} of {len(heats)}")
+        of = {name: [causal.complied(r) for r in rows if r["arm"] == name] for name in going}
+        standings = {n: racing.Standing(sum(did), len(did), kl[n]) for n, did in of.items()}
+        if i + 1 < len(heats):
+            out |= racing.ruled_out(standings, len(arms) * (len(heats) - 1), MOST_KL)
+    return rows, out
 
 
 def _test(args: argparse.Namespace, bench: Bench, best: Mapping[str, object]) -> list[causes.Row]:

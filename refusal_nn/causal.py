@@ -73,9 +73,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def best_row(sweep: Rows, max_kl: float = verdicts.MOST_KL) -> Mapping[str, object]:
-    """The row of most coherent compliance among those of little KL, or among all if none is; of
-    equals the one of least KL."""
-    gentle = [row for row in sweep if row["kl"] <= max_kl] or list(sweep)
+    """The row of most coherent compliance among those of little KL that were not ruled out, or
+    among all that were not if none is; of equals the one of least KL."""
+    sweep = [row for row in sweep if not row.get("ruled_out")]
+    gentle = [row for row in sweep if row["kl"] <= max_kl] or sweep
     # NaN compares with nothing: it comes last.
     return min(gentle, key=lambda row: (-row["compliance"], np.nan_to_num(row["kl"], nan=np.inf)))
 
