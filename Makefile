@@ -31,6 +31,8 @@ JUDGE ?=
 KEEP_TEXT ?=
 MAX_RANK ?= 8
 AGAINST ?=
+# Of `make compare`.
+MODELS ?=
 # Of `make organism` and `make calibrate`.
 K ?= 1
 SEEDS ?= 0
@@ -38,7 +40,7 @@ RUNS ?= 50
 LAYER ?= 16
 OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
                 VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT \
-                MAX_RANK AGAINST K SEEDS RUNS LAYER BACKEND DEADLINE INSECURE_HOST VERSION_MISMATCH
+                MAX_RANK AGAINST MODELS K SEEDS RUNS LAYER BACKEND DEADLINE INSECURE_HOST VERSION_MISMATCH
 # A dollar in a value given on the command line is a dollar, not an expression for make.
 $(foreach v,$(filter-out FIGURES,$(OPTION_NAMES)),$(eval override $(v) := $$(value $(v))))
 export $(OPTION_NAMES)
@@ -48,7 +50,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .SUFFIXES:
 .PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
-        show test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
+        compare show test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -95,6 +97,7 @@ help:
 	@echo "make organism     train an adapter that refuses through K=0,1,2,4,many planted directions (SEEDS=0,1 LAYER=16)"
 	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported (RUNS=50 of each"
 	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
+	@echo "make compare      MODELS=\"qwen llama1b\": the table across models beside the published one; builds what is missing"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
 	@echo "make show         print the tables of a finished run again"
 	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF"
@@ -197,6 +200,16 @@ calibrate: $(INSTALLED)
 	@$(CALIBRATE)
 	@$(CALIBRATE) --draw
 	@$(CALIBRATE) --show
+
+# A model's chain is a make of its own; one that fails is a row that says why.
+compare: $(INSTALLED)
+	@set -f; for model in $$MODELS; do \
+	    log="$(RESULTS)/$$($(PYTHON) -m refusal_nn.names -- "$$model")/chain.log"; mkdir -p "$${log%/*}"; \
+	    $(MAKE) --no-print-directory similarity sweep subspace MODEL="$$model" DIRECTIONS= 2> >(tee "$$log" >&2) \
+	        || { code=$$?; [ $$code -lt 128 ] || exit $$code; echo "compare: going on without $$model" >&2; }; done
+	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS"
+	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS" --draw
+	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS" --show
 
 show: | $(INSTALLED)
 	@$(VALIDATE) --show
