@@ -50,7 +50,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .SUFFIXES:
 .PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
-        compare show test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
+        compare export show test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -80,7 +80,7 @@ ON_MODEL := experiments/capture.py $(call code,activations batching captured che
             models ndif organisms passes planted planted_words prompt_files prompts services sources splits templates tiny tracing)
 ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal rollouts scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
-STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
+STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings saved_directions statistics)
 
 help:
 	@echo "make all          every stage in turn: validate, select, sweep, causal, behaviour, subspace"
@@ -98,6 +98,7 @@ help:
 	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported (RUNS=50 of each"
 	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
 	@echo "make compare      MODELS=\"qwen llama1b\": the table across models beside the published one; builds what is missing"
+	@echo "make export       direction and judged samples for lm-evaluation-harness, steering-vectors, TransformerLens, inspect_ai, Parquet"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
 	@echo "make show         print the tables of a finished run again"
 	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF"
@@ -170,7 +171,7 @@ $(RUN)/causal/summary.json: $(if $(LAYERS),,$(RUN)/validate/summary.json)
 $(PIC)/sweep.json: $(RUN)/validate/summary.json
 $(RUN)/behaviour/summary.json: $(RUN)/baseline/summary.json $(RUN)/capture/summary.json $(RUN)/validate/summary.json \
     experiments/causes.py $(call code,behaviour causal directions estimates)
-$(RUN)/select/summary.json: $(ON_LOGITS)
+$(RUN)/select/summary.json: $(ON_LOGITS) $(call code,saved_directions)
 $(RUN)/baseline/summary.json $(RUN)/sweep/summary.json $(RUN)/causal/summary.json $(RUN)/subspace/summary.json: $(ON_COMPLETIONS)
 $(STAGES:%=$(RUN)/%/summary.json): $(RUN)/%/summary.json: $(RUN)/%/settings.json experiments/%.py | $(INSTALLED)
 	@$(PY) -m experiments.$* $(CAUSAL)
@@ -210,6 +211,9 @@ compare: $(INSTALLED)
 	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS"
 	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS" --draw
 	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS" --show
+
+export: $(INSTALLED)
+	@$(PY) -m experiments.export $(OPTIONS)
 
 show: | $(INSTALLED)
 	@$(VALIDATE) --show

@@ -72,6 +72,18 @@ def write_directions(
     write_tensors(path, {"directions": directions}, about | more)
 
 
+def write_sites(model: TracedModel) -> list[str]:
+    """Names, below the base model, of the modules whose outputs are added to the stream: embedding,
+    each attention's and each MLP's write, in forward order."""
+    family = model.family
+    blocks = [
+        f"{family.blocks}.{i}.{write}"
+        for i in range(model.n_layers)
+        for write in (family.attention_write, family.mlp_write)
+    ]
+    return [family.embedding, *blocks]
+
+
 def load_direction(
     path: str | Path,
     model: TracedModel | None = None,
