@@ -27,6 +27,7 @@ def compute(args: argparse.Namespace) -> None:
     run = published.read_run(args.directions) if folder else None
     if run is None or run.directions is not None:
         found = published.read_directions(args.directions, args.position)
+        args.site = args.site or published.site_of(published.directions_file(args.directions))
         _similarity(args, found, results / similarity.NAME, figures / "heatmap.png")
     if run is not None and run.grid:
         _selection(args, run, results / SELECT, figures / "candidates.png")

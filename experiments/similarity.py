@@ -124,8 +124,7 @@ def main() -> None:
     p.add_argument(
         "--site",
         choices=("resid_pre", "resid_post"),
-        default="resid_pre",
-        help="with --directions: where they were read (default: resid_pre)",
+        help="with --directions: where they were read (default: as the file says, or resid_pre)",
     )
     cli.finished_options(p)
     args = p.parse_args()

@@ -22,6 +22,7 @@ SCORES = {"refusal_score": "ablated", "steering_score": "added", "kl_div_score":
 # What torch.load raises on a file that is none of its own, or holds more than tensors.
 UNREADABLE = (OSError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError)
 UNREADABLE += (KeyError, IndexError, AttributeError, SafetensorError)
+OURS, THEIRS = "resid_post", "resid_pre"
 
 Row = dict[str, object]
 
@@ -59,6 +60,19 @@ def read_directions(path: Path, position: int = -1) -> np.ndarray:
     if not np.isfinite(found).all() or not found.any():
         raise InputError(f"{path}: the directions are not finite, or all zero")
     return found
+
+
+def site_of(path: Path) -> str:
+    """Where a file's directions were read: what our own metadata say, else resid_pre, as the
+    published ones are. Raises InputError where it cannot be read."""
+    if path.suffix != ".safetensors":
+        return THEIRS
+    try:
+        with safe_open(path, "np") as file:
+            about = json.loads((file.metadata() or {}).get("refusal_nn", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: {error}") from None
+    return about.get("site", THEIRS) if isinstance(about, dict) else THEIRS
 
 
 def directions_file(path: Path) -> Path:
@@ -115,7 +129,10 @@ def _tensor(path: Path) -> np.ndarray:
 
 def _safe(path: Path) -> dict[str, np.ndarray]:
     with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name).double().numpy() for name in file.keys()}  # noqa: SIM118
+        held = {name: file.get_tensor(name).double().numpy() for name in file.keys()}  # noqa: SIM118
+    # select writes (layer, pos, d_model).
+    ours = site_of(path) == OURS
+    return {k: v.swapaxes(0, 1) if ours and v.ndim == 3 else v for k, v in held.items()}
 
 
 def _weights_only(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """Directions in files of others: read without running anything, refused where they are none."""
 
-import json
 import pickle
 import sys
 from pathlib import Path
@@ -10,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from experiments import against, similarity
+from experiments import similarity
 from refusal_nn.errors import InputError
 from refusal_nn.files import read_csv, read_json
-from refusal_nn.published import read_directions, read_run
+from refusal_nn.published import read_directions
+from refusal_nn.saved_directions import write_directions
 
 GEMMA = Path(__file__).parent / "data" / "gemma-2b-it_pos-1.safetensors"
 ROWS = torch.arange(30.0).reshape(3, 2, 5)  # (pos, layer, d_model)
@@ -113,6 +113,23 @@ def test_published_directions_have_a_table_and_a_heatmap_of_their_own(tmp_path, 
     assert len(read_csv(folder / "spectrum.csv")) == 17
 
 
+@pytest.mark.parametrize("positions", [[-1], [-3, -2, -1]])
+def test_a_file_of_our_own_is_read_by_its_own_order_of_axes_and_site(
+    tmp_path, monkeypatch, capsys, positions
+):
+    rows = torch.randn(4, len(positions), 6)  # (layer, pos, d_model)
+    names = ("model", "revision", "dtype", "seed", "template_sha256", "prompt_set_sha256")
+    where = {"layers": range(4), "positions": positions, "tokens": ["x"] * len(positions), "n": {}}
+    path = tmp_path / "directions.safetensors"
+    write_directions(path, rows, dict.fromkeys(names, "x"), **where)
+    for i, pos in enumerate(positions):
+        np.testing.assert_array_equal(read_directions(path, pos), rows[:, i].double())
+    folders = ["--results", str(tmp_path / "r"), "--figures", str(tmp_path / "f")]
+    monkeypatch.setattr(sys, "argv", ["similarity", "--directions", str(path), *folders])
+    similarity.main()
+    assert "at resid_post" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_a_pickled_tensor_alone_is_read_as_tensors_only(tmp_path, dtype):
     torch.save(ROWS.to(dtype), tmp_path / "mean_diffs.pt")
@@ -141,123 +158,3 @@ def test_what_a_pickle_holds_beside_tensors_by_layer_is_refused(tmp_path, held):
     torch.save(held, tmp_path / "d.pt")
     with pytest.raises(InputError, match="cannot be read as tensors alone"):
         read_directions(tmp_path / "d.pt")
-
-
-GRIDS = Path(__file__).parent / "data" / "published_grids.json"
-CHOSEN = {"pos": -2, "layer": 10}
-
-
-def run_folder(root, means=True, flat=False):
-    """gemma-2b-it's grid and choice as the pipeline writes them; its directions made up."""
-    published = json.loads(GRIDS.read_text())["gemma-2b-it"]
-    names = ("position", "layer", "refusal_score", "steering_score", "kl_div_score")
-    grid = [dict(zip(names, row, strict=True)) for row in published["grid"]]
-    folder = root / "gemma-2b-it"
-    paths = [folder / ("" if flat else sub) for sub in ("generate_directions", "select_direction")]
-    for path in paths:
-        path.mkdir(parents=True, exist_ok=True)
-    (paths[1] / "direction_evaluations.json").write_text(json.dumps(grid))
-    (folder / "direction_metadata.json").write_text(json.dumps(published["selected"]))
-    if means:
-        table = torch.randn(5, 18, 8, dtype=torch.float64, generator=torch.manual_seed(0))
-        table[:, 0] = 0
-        torch.save(table, paths[0] / "mean_diffs.pt")
-        torch.save(table[-2, 10], folder / "direction.pt")
-    return folder
-
-
-@pytest.mark.parametrize("flat", [False, True])
-def test_a_published_run_folder_gives_its_directions_scores_and_choice(tmp_path, flat):
-    run = read_run(run_folder(tmp_path, flat=flat))
-    assert run.directions.shape == (5, 18, 8)
-    assert (len(run.grid), run.n_layers, run.chosen) == (90, 18, CHOSEN)
-    assert {"pos", "layer", "ablated", "added", "kl"} == set(run.grid[0])
-
-
-@pytest.mark.parametrize("means", [True, False])
-def test_similarity_spectrum_and_selection_work_on_a_run_folder_without_a_model(
-    tmp_path, monkeypatch, capsys, means
-):
-    folders = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures")]
-    folder = run_folder(tmp_path, means)
-    monkeypatch.setattr(sys, "argv", ["similarity", "--directions", str(folder), *folders])
-    similarity.main()
-    results = tmp_path / "results" / "gemma-2b-it"
-    said = read_json(results / "select" / "summary.json")
-    assert said["chosen"] == said["published"] == CHOSEN
-    assert said["passing"] == 13  # as counted in the published files
-    assert len(read_csv(results / "select" / "candidates.csv")) == 90
-    assert (
-        "our rule layer 10, pos -2, published layer 10, pos -2: the same" in capsys.readouterr().out
-    )
-    assert (results / "similarity").exists() == means
-    if means:
-        shares = [row["share"] for row in read_csv(results / "similarity" / "spectrum.csv")]
-        assert sum(shares) == pytest.approx(1)
-        assert shares == sorted(shares, reverse=True)
-
-
-def test_against_takes_a_run_folder_and_its_rows_by_what_leaves_the_block(tmp_path):
-    folder = run_folder(tmp_path)
-    [other] = against.read(str(folder), 8)
-    assert other.by_layer
-    table = torch.load(folder / "generate_directions" / "mean_diffs.pt", weights_only=True)
-    np.testing.assert_allclose(other.at(9), table[-1, 10][None])
-
-
-def broken(folder, fault):
-    table = torch.load(folder / "generate_directions" / "mean_diffs.pt", weights_only=True)
-    if fault == "another direction.pt":
-        torch.save(table[-1, 10], folder / "direction.pt")
-    elif fault == "a choice beyond":
-        (folder / "direction_metadata.json").write_text('{"pos": -9, "layer": 10}')
-    elif fault == "a choice in words":
-        (folder / "direction_metadata.json").write_text('{"pos": "last", "layer": 10}')
-    elif fault == "a grid of words":
-        rows = json.loads((folder / "select_direction/direction_evaluations.json").read_text())
-        rows[3]["kl_div_score"] = "low"
-        (folder / "select_direction/direction_evaluations.json").write_text(json.dumps(rows))
-    elif fault == "a grid without scores":
-        (folder / "select_direction/direction_evaluations.json").write_text('[{"layer": 1}]')
-    elif fault == "cut JSON":
-        (folder / "direction_metadata.json").write_text('{"pos"')
-    else:
-        torch.save(table[0], folder / "generate_directions" / "mean_diffs.pt")
-
-
-FAULTS = {
-    "another direction.pt": "not the direction at the pos and layer",
-    "a choice beyond": "beyond its 5 positions and 18 layers",
-    "a choice in words": "whole numbers pos and layer",
-    "a grid of words": "rows of numbers",
-    "a grid without scores": "a list of rows",
-    "cut JSON": "cannot be read as JSON",
-    "means of one position": r"expected finite \(pos, layer, d_model\)",
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_run_folder_that_does_not_fit_together_is_refused(tmp_path, fault):
-    folder = run_folder(tmp_path)
-    broken(folder, fault)
-    with pytest.raises(InputError, match=FAULTS[fault]):
-        read_run(folder)
-
-
-def test_an_empty_folder_is_refused_with_what_belongs_there(tmp_path):
-    with pytest.raises(InputError, match=r"direction_evaluations\.json"):
-        read_run(tmp_path)
-    with pytest.raises(InputError, match=r"mean_diffs\.pt"):
-        read_directions(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["generate_directions/mean_diffs.pt", "direction.pt"])
-def test_a_pickle_in_a_run_folder_that_would_run_code_is_refused_unrun(tmp_path, name):
-    folder, marker = run_folder(tmp_path), tmp_path / "it-ran"
-    torch.save({"tensor": ROWS, "more": Canary(marker)}, folder / name)
-    with pytest.raises(InputError, match="cannot be read as"):
-        read_run(folder)
-    assert not marker.exists()
-    # The canary is alive: an unguarded load does run it.
-    torch.load(folder / name, weights_only=False)
-    assert marker.exists()
