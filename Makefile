@@ -50,7 +50,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .SUFFIXES:
 .PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
-        compare export show test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
+        compare export show test lint clean ndif-up ndif-down ndif-run test-ndif test-exports FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -248,6 +248,16 @@ test-ndif: $(INSTALLED) $(NDIF_VENV)/.installed
 	    tests/ndif/serve.sh run $(PY) -m pytest -p no:cacheprovider tests/ndif/test_server.py \
 	        $$([ $$actor = sandbox ] || echo tests/ndif/test_chain.py); code=$$?; \
 	    tests/ndif/serve.sh down; [ $$code = 0 ] || exit $$code; done
+
+# The tools that exports are for, in an environment that sees ours; steering-vectors asks for an older transformers.
+.venv-exports/.installed: tests/external/requirements.txt constraints.txt | $(INSTALLED)
+	$(PYTHON) -m venv .venv-exports
+	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-exports/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"
+	.venv-exports/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement tests/external/requirements.txt
+	.venv-exports/bin/pip install --quiet --disable-pip-version-check --no-deps steering-vectors==0.12.2
+	@touch $@
+test-exports: .venv-exports/.installed
+	PYTHONPATH=.:tests .venv-exports/bin/python -m pytest -p no:cacheprovider --noconftest tests/external/test_other_tools.py
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -1,6 +1,6 @@
-"""What other tools are given does there what it does here. lm-evaluation-harness and
-steering-vectors cannot be installed beside this package (the latter asks for transformers < 5), so
-that their documented use of the files is written out; Parquet is read back by pyarrow itself."""
+"""What other tools are given does there what it does here. What lm-evaluation-harness and
+steering-vectors do with a file is written out; `make test-exports` has it done by themselves.
+Parquet is read back by pyarrow."""
 
 import json
 import sys
