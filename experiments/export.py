@@ -10,7 +10,7 @@ from experiments import cli
 from refusal_nn.errors import InputError
 
 NAME = "export"
-DIRECTION = "direction.safetensors"
+DIRECTIONS = "directions.safetensors"
 JUDGED = ("baseline", "sweep", "causal", "subspace")
 
 
@@ -34,18 +34,25 @@ def compute(args: argparse.Namespace) -> None:
 
 
 def _of_direction(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """The sweep's best direction, which the verdict is about; before a sweep, select's choice."""
+    from experiments import console
     from refusal_nn import exports, files
     from refusal_nn.saved_directions import load_direction
 
-    done = cli.stage(args, "select")
-    if not (done.folder / DIRECTION).is_file():
-        return
-    direction = load_direction(done.artefact(DIRECTION))
-    n_layers = files.read_json(done.summary)["n_layers"]
+    done, swept = (cli.stage(args, name) for name in ("select", "sweep"))
+    if not done.summary.exists():
+        return console.say("no direction: `make select` has not run")
+    about = files.read_json(done.summary)
+    best = files.read_json(swept.summary).get("best") if swept.summary.exists() else None
+    place = best or about["chosen"]
+    if place is None:
+        return console.say("no direction: select chose none, and there is no sweep with a best one")
+    path = done.artefact(DIRECTIONS)
+    direction = load_direction(path, layer=place["layer"], pos=place["pos"])
     yield "steered.pt", lambda path: exports.write_steered(path, direction)
     yield (
         "transformer_lens.json",
-        lambda path: exports.write_transformer_lens(path, direction, n_layers),
+        lambda path: exports.write_transformer_lens(path, direction, about["n_layers"]),
     )
     yield "steering_vector.safetensors", lambda path: exports.write_layers(path, direction)
 

@@ -28,8 +28,8 @@ def direction_of(model, folder, layer=2, **more):
     about = dict.fromkeys(names, "x") | {"model": model.name, "revision": model.revision}
     where = {"layers": [layer], "positions": [-1], "tokens": ["x"], "n": {}}
     more = {"write_sites": write_sites(model), "adapter": False} | more
-    write_directions(folder / export.DIRECTION, rows, about, **where, **more)
-    return load_direction(folder / export.DIRECTION, model)
+    write_directions(folder / export.DIRECTIONS, rows, about, **where, **more)
+    return load_direction(folder / export.DIRECTIONS, model)
 
 
 def hooked_logits(model, hooks):
@@ -152,18 +152,26 @@ def test_the_command_exports_what_is_finished_and_names_what_is_left_out(
 ):
     with Stage(tmp_path / "m" / "select").run({}) as run:
         direction_of(tiny_llama, run.folder)
-        run.finish({"n_layers": tiny_llama.n_layers}, {"model": "m"})
+        run.finish({"n_layers": tiny_llama.n_layers, "chosen": None}, {"model": "m"})
     with Stage(tmp_path / "m" / "sweep").run({}) as run:
         public = [{k: v for k, v in row.items() if k not in ("text", "evidence")} for row in ROWS]
         lines = "".join(json.dumps(row) + "\n" for row in public)
         (run.folder / "completions.jsonl").write_text(lines)
-        run.finish({}, {"model": "m", "revision": "r"})
+        run.finish({"best": {"layer": 2, "pos": -1}}, {"model": "m", "revision": "r"})
     folder = run_export(tmp_path, monkeypatch)
     there = {path.name for path in folder.iterdir()} - {"sweep.eval"}
     wanted = {"steered.pt", "transformer_lens.json", "steering_vector.safetensors"}
     assert there == wanted | {"sweep.parquet"}
     said = capsys.readouterr().out
     assert (folder / "sweep.eval").exists() or "sweep.eval left out: inspect_ai is not" in said
+
+
+def test_a_select_that_chose_none_gives_no_direction_and_says_so(tmp_path, monkeypatch, capsys):
+    with Stage(tmp_path / "m" / "select").run({}) as run:
+        run.finish({"n_layers": 3, "chosen": None}, {"model": "m"})
+    with pytest.raises(InputError, match="nothing to export"):
+        run_export(tmp_path, monkeypatch)
+    assert "select chose none" in capsys.readouterr().out
 
 
 def test_nothing_finished_is_nothing_to_export(tmp_path, monkeypatch):
