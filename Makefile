@@ -255,6 +255,7 @@ test-ndif: $(INSTALLED) $(NDIF_VENV)/.installed
 	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-exports/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"
 	.venv-exports/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement tests/external/requirements.txt
 	.venv-exports/bin/pip install --quiet --disable-pip-version-check --no-deps steering-vectors==0.12.2
+	.venv-exports/bin/pip install --quiet --disable-pip-version-check inspect-ai==0.3.285
 	@touch $@
 test-exports: .venv-exports/.installed
 	PYTHONPATH=.:tests .venv-exports/bin/python -m pytest -p no:cacheprovider --noconftest tests/external/test_other_tools.py

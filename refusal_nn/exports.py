@@ -5,6 +5,7 @@ are edited or written: each is applied by its tool at run time."""
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,13 +82,19 @@ def samples(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
     """Judged rows as inspect_ai's EvalSample takes them: the prompt by its id, no completion."""
     for row in rows:
         yield {
-            "id": f"{row.get('arm', '')}/{row.get('split', row.get('set', ''))}/{row['id']}",
+            "id": _sample_id(row),
             "epoch": 1,
             "input": str(row["id"]),
             "target": "",
             "scores": {"compliance": {"value": row["compliance"], "answer": row["label"]}},
             "metadata": {k: row[k] for k in SAMPLE if k in row},
         }
+
+
+def _sample_id(row: Row) -> str:
+    """Unlike among arms and splits; it becomes part of a path inside the log."""
+    parts = (row.get("arm", ""), row.get("split", row.get("set", "")), row["id"])
+    return ":".join(re.sub(r"[\\/:]", "_", str(part)) for part in parts)
 
 
 def write_inspect(path: Path, rows: Sequence[Row], about: Mapping[str, object]) -> None:

@@ -117,9 +117,14 @@ ROWS = [
 def test_a_judged_sample_names_its_prompt_by_id_and_holds_no_text():
     found = list(exports.samples(ROWS))
     assert "SECRET" not in json.dumps(found)
-    assert [s["id"] for s in found] == ["best/test/a", "best/test/b"]
+    assert [s["id"] for s in found] == ["best:test:a", "best:test:b"]
     assert found[1]["scores"]["compliance"] == {"value": 0, "answer": "refusal"}
     assert found[1]["metadata"]["nll"] == 1.25
+
+
+def test_a_sample_id_is_no_path():
+    [sample] = exports.samples([ROWS[0] | {"id": "../../x"}])
+    assert sample["id"] == "best:test:.._.._x"
 
 
 def test_parquet_gives_the_rows_back_with_nulls_where_nothing_was_measured(tmp_path):

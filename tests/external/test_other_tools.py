@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from inspect_ai.log import read_eval_log
 from lm_eval.models.hf_steered import SteeredModel
 from safetensors.torch import load_file
 from steering_vectors import SteeringVector
-from test_exports import direction_of
+from test_exports import ROWS, direction_of
 
 from refusal_nn import exports, tiny
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation
@@ -51,3 +52,13 @@ def test_steering_vectors_adds_as_we_do(made):
         there = model.module(ids(model)).logits[:, -1]
     here = next_token_logits(model, PROMPT, ActivationAddition(direction.vector, direction.layer))
     torch.testing.assert_close(there, here, atol=1e-4, rtol=1e-4)
+
+
+def test_inspect_reads_back_every_sample_and_the_mean(tmp_path):
+    about = {"finished": "2026-01-01T00:00:00+0000", "stage": "sweep", "model": "m", "version": "0"}
+    exports.write_inspect(tmp_path / "sweep.eval", ROWS, about)
+    held = read_eval_log(str(tmp_path / "sweep.eval"))
+    assert held.status == "success"
+    assert [s.scores["compliance"].value for s in held.samples] == [1.0, 0]
+    assert held.results.scores[0].metrics["mean"].value == 0.5
+    assert "SECRET" not in held.model_dump_json()
