@@ -31,6 +31,8 @@ JUDGE ?=
 KEEP_TEXT ?=
 MAX_RANK ?= 8
 AGAINST ?=
+# Of `make compare`.
+MODELS ?=
 # Of `make organism` and `make calibrate`.
 K ?= 1
 SEEDS ?= 0
@@ -38,7 +40,7 @@ RUNS ?= 50
 LAYER ?= 16
 OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
                 VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT \
-                MAX_RANK AGAINST K SEEDS RUNS LAYER BACKEND DEADLINE INSECURE_HOST VERSION_MISMATCH
+                MAX_RANK AGAINST MODELS K SEEDS RUNS LAYER BACKEND DEADLINE INSECURE_HOST VERSION_MISMATCH
 # A dollar in a value given on the command line is a dollar, not an expression for make.
 $(foreach v,$(filter-out FIGURES,$(OPTION_NAMES)),$(eval override $(v) := $$(value $(v))))
 export $(OPTION_NAMES)
@@ -48,7 +50,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .SUFFIXES:
 .PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
-        show test bench lint clean ndif-up ndif-down ndif-run test-ndif FORCE
+        compare export show test bench lint clean ndif-up ndif-down ndif-run test-ndif test-exports FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -78,7 +80,7 @@ ON_MODEL := experiments/capture.py $(call code,activations batching captured che
             models ndif organisms passes planted planted_words prompt_files prompts services sources splits templates tiny tracing)
 ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal rollouts scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
-STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
+STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings saved_directions statistics)
 
 help:
 	@echo "make all          every stage in turn: validate, select, sweep, causal, behaviour, subspace"
@@ -95,6 +97,8 @@ help:
 	@echo "make organism     train an adapter that refuses through K=0,1,2,4,many planted directions (SEEDS=0,1 LAYER=16)"
 	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported (RUNS=50 of each"
 	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
+	@echo "make compare      MODELS=\"qwen llama1b\": the table across models beside the published one; builds what is missing"
+	@echo "make export       direction and judged samples for lm-evaluation-harness, steering-vectors, TransformerLens, inspect_ai, Parquet"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
 	@echo "make show         print the tables of a finished run again"
 	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF"
@@ -168,7 +172,7 @@ $(RUN)/causal/summary.json: $(if $(LAYERS),,$(RUN)/validate/summary.json)
 $(PIC)/sweep.json: $(RUN)/validate/summary.json
 $(RUN)/behaviour/summary.json: $(RUN)/baseline/summary.json $(RUN)/capture/summary.json $(RUN)/validate/summary.json \
     experiments/causes.py $(call code,behaviour causal directions estimates)
-$(RUN)/select/summary.json: $(ON_LOGITS)
+$(RUN)/select/summary.json: $(ON_LOGITS) $(call code,saved_directions)
 $(RUN)/baseline/summary.json $(RUN)/sweep/summary.json $(RUN)/causal/summary.json $(RUN)/subspace/summary.json: $(ON_COMPLETIONS)
 $(STAGES:%=$(RUN)/%/summary.json): $(RUN)/%/summary.json: $(RUN)/%/settings.json experiments/%.py | $(INSTALLED)
 	@$(PY) -m experiments.$* $(CAUSAL)
@@ -198,6 +202,19 @@ calibrate: $(INSTALLED)
 	@$(CALIBRATE)
 	@$(CALIBRATE) --draw
 	@$(CALIBRATE) --show
+
+# A model's chain is a make of its own; one that fails is a row that says why.
+compare: $(INSTALLED)
+	@set -f; for model in $$MODELS; do \
+	    log="$(RESULTS)/$$($(PYTHON) -m refusal_nn.names -- "$$model")/chain.log"; mkdir -p "$${log%/*}"; \
+	    $(MAKE) --no-print-directory similarity sweep subspace MODEL="$$model" DIRECTIONS= 2> >(tee "$$log" >&2) \
+	        || { code=$$?; [ $$code -lt 128 ] || exit $$code; echo "compare: going on without $$model" >&2; }; done
+	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS"
+	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS" --draw
+	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS" --show
+
+export: $(INSTALLED)
+	@$(PY) -m experiments.export $(OPTIONS)
 
 show: | $(INSTALLED)
 	@$(VALIDATE) --show
@@ -235,6 +252,17 @@ test-ndif: $(INSTALLED) $(NDIF_VENV)/.installed
 
 bench: $(INSTALLED)
 	@$(PY) -m benchmarks.speed --model="$$MODEL" --dtype="$(if $(filter auto,$(DTYPE)),float32,$(DTYPE))"
+
+# The tools that exports are for, in an environment that sees ours; steering-vectors asks for an older transformers.
+.venv-exports/.installed: tests/external/requirements.txt constraints.txt | $(INSTALLED)
+	$(PYTHON) -m venv .venv-exports
+	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-exports/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"
+	.venv-exports/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement tests/external/requirements.txt
+	.venv-exports/bin/pip install --quiet --disable-pip-version-check --no-deps steering-vectors==0.12.2
+	.venv-exports/bin/pip install --quiet --disable-pip-version-check inspect-ai==0.3.285
+	@touch $@
+test-exports: .venv-exports/.installed
+	PYTHONPATH=.:tests .venv-exports/bin/python -m pytest -p no:cacheprovider --noconftest tests/external/test_other_tools.py
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -30,8 +30,11 @@ class Other(NamedTuple):
 
 
 def paths(text: str) -> list[Path]:
-    """Of AGAINST=. Raises InputError where one is no file."""
-    found = [user_path(part.strip()) for part in text.split(",") if part.strip()]
+    """Of AGAINST=; of a published run folder its directions. Raises InputError where one is no
+    file."""
+    from refusal_nn.published import directions_file
+
+    found = [directions_file(user_path(p.strip())) for p in text.split(",") if p.strip()]
     for path in found:
         if not is_file(path):
             raise InputError(f"AGAINST={text}: {path} is no file")
@@ -67,6 +70,9 @@ def _rows(path: Path) -> tuple[np.ndarray, bool]:
 
     from refusal_nn.published import read_directions
 
+    if path.suffix == ".pt":
+        # These count layers by what enters them: row i + 1 is the stream after block i.
+        return read_directions(path)[1:], True
     try:
         with safe_open(path, "pt") as file:
             names, about = (

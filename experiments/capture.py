@@ -35,7 +35,7 @@ def compute(args: argparse.Namespace) -> None:
             acts = capture(model, texts, positions, groups=groups, on_batch=on_batch)
         captured.write_capture(run.folder, acts, model.template, table)
         summary = _summary(args, model, positions, acts.counts) | {"notes": [*model.notes, *notes]}
-        run.finish(summary, _origin(args, model, parts))
+        run.finish(summary, full_origin(args, model, parts))
     where = ", ".join(map(str, positions))
     console.say(
         f"wrote {run.folder} ({model.n_layers} layers, {len(texts)} prompts, positions {where})"
@@ -57,9 +57,10 @@ def _summary(
     }
 
 
-def _origin(
+def full_origin(
     args: argparse.Namespace, model: TracedModel, parts: Mapping[str, Sequence[Prompt]]
 ) -> dict[str, object]:
+    """origin, and which prompts there were."""
     from refusal_nn.splits import prompts_hash
 
     prompts = [p for part in parts.values() for p in part]

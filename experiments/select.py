@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from refusal_nn.journal import Journal
+    from refusal_nn.models import TracedModel
     from refusal_nn.selection import Scorer
 
 NAME = "select"
@@ -39,6 +40,7 @@ def compute(args: argparse.Namespace) -> None:
     parts = causes.parts(args)
     with cli.stage(args, NAME).run(settings(args)) as run:
         model = causes.load(args)
+        origin = capture.full_origin(args, model, parts)
         tokens = selection.tokens_of_refusal(model, causes.words(args))
         kept, counts = {}, []
         for name, most in (("fit", None), ("val", args.val)):
@@ -55,8 +57,8 @@ def compute(args: argparse.Namespace) -> None:
             rows = _scored(scorer, directions, run.journal())
             summary["chosen"] = choose(rows, model.n_layers)
             files.write_csv(run.folder / "candidates.csv", rows)
-            _write_directions(run.folder, directions, summary)
-        run.finish(summary, capture.origin(args, model))
+            _write_directions(run.folder, directions, origin, model, summary)
+        run.finish(summary, origin)
     console.say(f"wrote {run.folder}")
 
 
@@ -88,16 +90,28 @@ def _scored(scorer: Scorer, directions: Tensor, journal: Journal) -> list[causes
     return [row for layer in range(n_layers) for row in journal.done[str(layer)]]
 
 
-def _write_directions(folder: Path, directions: Tensor, summary: causes.Row) -> None:
-    from refusal_nn import files
+def _write_directions(
+    folder: Path, directions: Tensor, origin: causes.Row, model: TracedModel, summary: causes.Row
+) -> None:
+    """directions.safetensors, every layer and position; direction.safetensors, the chosen one."""
+    from refusal_nn.saved_directions import write_directions, write_sites
 
-    about = {"layer": "residual stream after block i", "scale": "raw difference in means"}
-    about |= {"positions": [*range(-directions.shape[1], 0)], **summary}
-    files.write_tensors(folder / "directions.safetensors", {"directions": directions}, about)
+    layers, positions = range(len(directions)), range(-directions.shape[1], 0)
+    n = {row["class"]: row["used"] for row in summary["counts"] if row["split"] == "fit"}
+    about = {"n": n, "fitted_on": "refused harmful and answered harmless prompts"}
+    about |= {"write_sites": write_sites(model), "adapter": model.adapter is not None}
+
+    def write(name: str, rows: Tensor, layers: Sequence[int], positions: Sequence[int]) -> None:
+        tokens = [model.template.token(pos) for pos in positions]
+        where = {"layers": layers, "positions": positions, "tokens": tokens}
+        write_directions(folder / f"{name}.safetensors", rows, origin, **where, **about)
+
+    write("directions", directions, layers, positions)
     chosen = summary["chosen"]
     if chosen:
-        one = directions[chosen["layer"], chosen["pos"]]
-        files.write_tensors(folder / "direction.safetensors", {"direction": one}, about)
+        layer, pos = chosen["layer"], chosen["pos"]
+        about["scores"] = {k: chosen[k] for k in ("ablated", "added", "kl")}
+        write("direction", directions[layer, pos][None], [layer], [pos])
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -34,9 +34,9 @@ def compute(args: argparse.Namespace) -> None:
         found = layer_similarity(difference_in_means(fit.harmful, fit.harmless))
         half = split_half_cosine(fit.harmful, fit.harmless, fit.clusters, seed=args.seed)
         whole = full_sample_reliability(half)
-        _write(run.folder, found, {i: (float(half[i]), float(whole[i])) for i in found.layers})
+        write(run.folder, found, {i: (float(half[i]), float(whole[i])) for i in found.layers})
         run.finish(
-            _summary(found, "resid_post")
+            summary(found, "resid_post")
             | {
                 "position": captured.positions[0],
                 "split_half_cosine": half.tolist(),
@@ -46,31 +46,7 @@ def compute(args: argparse.Namespace) -> None:
         )
 
 
-def published(args: argparse.Namespace) -> None:
-    """The same for directions in a file: (layer, d_model) or (pos, layer, d_model), layers numbered
-    as there."""
-    from experiments import console
-    from refusal_nn import figures, names, runs
-    from refusal_nn.directions import layer_similarity
-    from refusal_nn.published import read_directions
-
-    found = layer_similarity(read_directions(args.directions, args.position))
-    folder = args.results / names.safe_name(args.directions.stem) / NAME
-    with runs.Stage(folder).run(
-        {"directions": str(args.directions), "position": args.position, "site": args.site}
-    ) as run:
-        _write(run.folder, found, {})
-        run.finish(
-            _summary(found, args.site) | {"position": args.position},
-            {"model": str(args.directions)},
-        )
-    picture = args.figures / names.safe_name(args.directions.stem) / "heatmap.png"
-    figures.save(figures.cosine_heatmap(found.cosine, found.layers, None), picture)
-    _show(run.folder, picture)
-    console.say(f"layers are numbered as in the file, at {args.site}")
-
-
-def _write(folder: Path, found: object, reliability: dict[int, tuple[float, float]]) -> None:
+def write(folder: Path, found: object, reliability: dict[int, tuple[float, float]]) -> None:
     from refusal_nn import files
 
     rows = []
@@ -84,10 +60,10 @@ def _write(folder: Path, found: object, reliability: dict[int, tuple[float, floa
                 )
             rows.append(row)
     files.write_csv(folder / "cosine.csv", rows)
-    files.write_json(folder / "similarity.json", _summary(found, ""))
+    files.write_json(folder / "similarity.json", summary(found, ""))
 
 
-def _summary(found: object, site: str) -> dict[str, object]:
+def summary(found: object, site: str) -> dict[str, object]:
     numbers = {
         "layers": found.layers,
         "participation_ratio": found.participation_ratio,
@@ -115,10 +91,10 @@ def draw(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     done = cli.stage(args, NAME)
     done.require_finished()
-    _show(done.folder, cli.figures_folder(args) / "heatmap.png")
+    say(done.folder, cli.figures_folder(args) / "heatmap.png")
 
 
-def _show(folder: Path, picture: Path) -> None:
+def say(folder: Path, picture: Path) -> None:
     from experiments import console
     from refusal_nn import files
 
@@ -137,7 +113,7 @@ def main() -> None:
     p.add_argument(
         "--directions",
         type=Path,
-        help="a safetensors file of published directions, instead of a model",
+        help="published directions instead of a model: a .safetensors or .pt file, or a run folder",
     )
     p.add_argument(
         "--position",
@@ -148,13 +124,14 @@ def main() -> None:
     p.add_argument(
         "--site",
         choices=("resid_pre", "resid_post"),
-        default="resid_pre",
-        help="with --directions: where they were read (default: resid_pre)",
+        help="with --directions: where they were read (default: as the file says, or resid_pre)",
     )
     cli.finished_options(p)
     args = p.parse_args()
     if args.directions:
-        return published(args)
+        from experiments import published
+
+        return published.compute(args)
     cli.dispatch(args, NAME, settings(args), compute=compute, draw=draw, show=show)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from refusal_nn import confounds as form
-from refusal_nn import files, statistics
 from refusal_nn import findings as seed004
+from refusal_nn import saved_directions, statistics
 from refusal_nn.captured import Captured, Classes
 from refusal_nn.directions import difference_in_means, unit
 
@@ -193,16 +193,23 @@ def summary(rows: Sequence[Row], found: Mapping[str, Row]) -> Row:
     }
 
 
-def write_directions(folder: Path, found: Analysis, about: Mapping[str, object]) -> None:
+def write_directions(
+    folder: Path, found: Analysis, captured: Captured, origin: Mapping[str, object]
+) -> None:
     """validated_directions.safetensors: `directions` (layer, d_model), raw difference in means.
 
     The layers at which they are valid stand in the metadata.
     """
-    metadata = {k: about[k] for k in ("model", "position", "token", "seed")} | {
-        "site": "resid_post",
-        "valid_layers": [row["layer"] for row in found.rows if row["valid"]],
-    }
-    directions = torch.from_numpy(found.directions).float()
-    files.write_tensors(
-        folder / "validated_directions.safetensors", {"directions": directions}, metadata
+    pos = captured.positions[0]
+    fit = captured.classes("fit", pos)
+    saved_directions.write_directions(
+        folder / "validated_directions.safetensors",
+        torch.from_numpy(found.directions).float(),
+        origin,
+        layers=range(len(found.directions)),
+        positions=[pos],
+        tokens=captured.tokens[:1],
+        n={"harmful": fit.harmful.shape[1], "harmless": fit.harmless.shape[1]},
+        fitted_on="all fit prompts",
+        valid_layers=[row["layer"] for row in found.rows if row["valid"]],
     )

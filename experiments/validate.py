@@ -36,7 +36,7 @@ def compute(args: argparse.Namespace) -> None:
         if found.by_position:
             files.write_csv(run.folder / "validation_by_position.csv", found.by_position)
         summary = {"model": args.model, "compute": notes, "seed": args.seed, **found.summary}
-        tables.write_directions(run.folder, found, summary)
+        tables.write_directions(run.folder, found, captured, about)
         run.finish(summary, {k: about[k] for k in tables.ORIGIN})
 
 

@@ -51,6 +51,8 @@ _HOME = {
     "mcnemar": "agreement",
     "split_half_cosine": "directions",
     "read_directions": "published",
+    "load_direction": "saved_directions",
+    "Direction": "saved_directions",
     "validate_layers": "statistics",
     "crossfit_projections": "statistics",
     "wilson": "statistics",

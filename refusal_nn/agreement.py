@@ -137,6 +137,12 @@ def rate_over_controls(target: ArrayLike, controls: ArrayLike) -> Estimate:
     return _square_and_add(wilson_rate(rate, target.size), wilson_rate(mean, target.size), 0.0)
 
 
+def unpaired_rate_difference(a: Estimate, b: Estimate) -> Estimate:
+    """Rate a minus rate b, of different prompts, from their Wilson intervals (Newcombe 1998,
+    Statist. Med. 17:873, method 10); n is the smaller."""
+    return _square_and_add(a, b, 0.0)._replace(n=min(a.n, b.n))
+
+
 def _square_and_add(p: Estimate, q: Estimate, phi: float) -> Estimate:
     """p - q, from each one's distance to its limits and their correlation phi."""
 

@@ -35,7 +35,8 @@ def _curve(axes: Axes, rows: Rows, name: str, look: Row, aside: float = 0.0) -> 
 
 
 def _position(row: Row) -> str:
-    return f"pos {row['pos']} {str(row['token'])!r}"
+    token = str(row["token"])
+    return f"pos {row['pos']} {token!r}" if token else f"pos {row['pos']}"  # published: not told
 
 
 def _layer_axis(axes: Axes, rows: Rows) -> None:

@@ -13,6 +13,7 @@ from experiments import similarity
 from refusal_nn.errors import InputError
 from refusal_nn.files import read_csv, read_json
 from refusal_nn.published import read_directions
+from refusal_nn.saved_directions import write_directions
 
 GEMMA = Path(__file__).parent / "data" / "gemma-2b-it_pos-1.safetensors"
 ROWS = torch.arange(30.0).reshape(3, 2, 5)  # (pos, layer, d_model)
@@ -109,3 +110,51 @@ def test_published_directions_have_a_table_and_a_heatmap_of_their_own(tmp_path, 
     assert round(read_json(folder / "summary.json")["late_half_mean_cosine"], 3) == 0.630
     picture = tmp_path / "figures" / GEMMA.stem / "heatmap.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(read_csv(folder / "spectrum.csv")) == 17
+
+
+@pytest.mark.parametrize("positions", [[-1], [-3, -2, -1]])
+def test_a_file_of_our_own_is_read_by_its_own_order_of_axes_and_site(
+    tmp_path, monkeypatch, capsys, positions
+):
+    rows = torch.randn(4, len(positions), 6)  # (layer, pos, d_model)
+    names = ("model", "revision", "dtype", "seed", "template_sha256", "prompt_set_sha256")
+    where = {"layers": range(4), "positions": positions, "tokens": ["x"] * len(positions), "n": {}}
+    path = tmp_path / "directions.safetensors"
+    write_directions(path, rows, dict.fromkeys(names, "x"), **where)
+    for i, pos in enumerate(positions):
+        np.testing.assert_array_equal(read_directions(path, pos), rows[:, i].double())
+    folders = ["--results", str(tmp_path / "r"), "--figures", str(tmp_path / "f")]
+    monkeypatch.setattr(sys, "argv", ["similarity", "--directions", str(path), *folders])
+    similarity.main()
+    assert "at resid_post" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_pickled_tensor_alone_is_read_as_tensors_only(tmp_path, dtype):
+    torch.save(ROWS.to(dtype), tmp_path / "mean_diffs.pt")
+    np.testing.assert_array_equal(read_directions(tmp_path / "mean_diffs.pt", -2), ROWS[-2])
+
+
+def test_layers_in_a_dictionary_are_stacked_and_one_of_nan_is_none(tmp_path):
+    rows = {i: ROWS[i, :1] for i in (2, 1)} | {0: torch.full((1, 5), float("nan"))}
+    torch.save(rows, tmp_path / "rv_dict.pt")
+    found = read_directions(tmp_path / "rv_dict.pt")
+    np.testing.assert_array_equal(found, [[0] * 5, ROWS[1, 0].tolist(), ROWS[2, 0].tolist()])
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {1: ROWS[0, 0], 2: ROWS[1, 0]},
+        {"a": ROWS[0]},
+        {},
+        [ROWS[0]],
+        {0: 1.0},
+        {0: ROWS[0], 1: ROWS},
+    ],
+)
+def test_what_a_pickle_holds_beside_tensors_by_layer_is_refused(tmp_path, held):
+    torch.save(held, tmp_path / "d.pt")
+    with pytest.raises(InputError, match="cannot be read as tensors alone"):
+        read_directions(tmp_path / "d.pt")

@@ -1,0 +1,106 @@
+"""The comparison as one Markdown page: what was found first, then every row, then what differs in
+method. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from refusal_nn import modes
+from refusal_nn.comparison import FAILED, OURS, differences, method_rows, rate_of
+from refusal_nn.estimates import Estimate
+
+Row = Mapping[str, object]
+HEAD = ("model", "source", "single direction sufficient?", "peak compliance [95 %]", "judge")
+OURS_HEAD = ("model", "place", "second judge [95 %]", "kappa", "refused untouched", "KL (nats)")
+MARKS = frozenset("\\`*_|<>[]")
+OURS_HEAD += ("over random directions [95 %]", "rank", "late-half cosine", "rule")
+
+
+def page(rows: Sequence[Row], statements: Sequence[str], command: str) -> str:
+    """Markdown; what comes from outside stands in cells that cannot break the table."""
+    ours = [row for row in rows if row["source"] == OURS and row["verdict"] != FAILED]
+    failed = [row for row in rows if row["verdict"] == FAILED]
+    parts = ["# Refusal across models", *statements]
+    parts += [_table((*HEAD, "notes"), [line(row) for row in rows])]
+    parts += [
+        "A published rate has our rule's class in brackets where the study gives none, or another: "
+        "by rate alone, without baseline, KL or controls. Intervals are Wilson's."
+    ]
+    if ours:
+        parts += ["## This run, in full", _table(OURS_HEAD, [_full(row) for row in ours])]
+        parts += [
+            "Place: layer, position, strength of the direction that was best on val. Late-half "
+            "cosine: mean between directions of the later half of the layers, at equal relative "
+            "depth in all models."
+        ]
+    if found := differences(rows):
+        cells = [(d["model"], _points(d["difference"]), d["published"].percent()) for d in found]
+        head = ("model", "this run minus published [95 %]", "published")
+        parts += ["## Beside the published rate", _table(head, cells)]
+        parts += ["Prompts, judges and denominators differ: this is no test of either study."]
+    if failed:
+        cells = [(row["model"], row["notes"]) for row in failed]
+        parts += ["## Not measured", _table(("model", "why"), cells)]
+    parts += ["## What each rate is of", _table(("source", "rate"), method_rows())]
+    parts += [f"The test of two modes: {_one_line(modes.two_modes.__doc__)}"]
+    parts += [f"Made by `{command}`; every number stands in compare.csv."]
+    return "\n\n".join(parts) + "\n"
+
+
+def line(row: Row) -> tuple[str, ...]:
+    rate = rate_of(row)
+    percent = rate.percent() if rate else ""
+    return (row["model"], row["source"], _sufficient(row), percent, row["judge"], row["notes"])
+
+
+def _sufficient(row: Row) -> str:
+    """As the study says it; our class in brackets where that is another or there is none."""
+    said, ours = str(row["said"]), str(row["verdict"])
+    if row["source"] == OURS or said.upper() == ours:
+        return said or ours
+    return f"{said} ({ours} by rate)".strip()
+
+
+def _full(row: Row) -> tuple[str, ...]:
+    def limits(value: str, of: str) -> str:
+        if row[value] == "":
+            return ""
+        low, high = row[f"{of}_low"], row[f"{of}_high"]
+        return Estimate(row[value], low, high, row["n"]).percent()
+
+    place = f"{row['layer']}, {row['pos']}, {row['alpha']}" if row["layer"] != "" else ""
+    over = limits("over_controls", "over_controls").replace("%", "points")
+    return (
+        row["model"],
+        place,
+        limits("second_compliance", "second"),
+        _number(row["judges_kappa"], ".2f"),
+        _number(row["baseline_refusal"], ".0%"),
+        _number(row["kl"], ".3f"),
+        over,
+        row["rank"],
+        _number(row["late_half_cosine"], ".2f"),
+        f"v{row['rule_version']}" if row["rule_version"] != "" else "",
+    )
+
+
+def _number(value: object, how: str) -> str:
+    return "" if value == "" else format(value, how).replace("%", " %")
+
+
+def _points(found: Estimate) -> str:
+    return found.percent().replace("%", "points")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    """Text that stays in its cell and is shown as it is."""
+    return "".join(f"\\{c}" if c in MARKS else c for c in _one_line(str(value)))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

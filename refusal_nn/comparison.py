@@ -1,0 +1,175 @@
+"""From finished stages to the cross-model table: rows beside the published ones, cosines at equal
+relative depth, and the page. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from refusal_nn import modes
+from refusal_nn.agreement import unpaired_rate_difference
+from refusal_nn.estimates import Estimate
+from refusal_nn.published_rates import CROSS_MODEL, PUBLISHED, STUDIES, of_model, of_study
+from refusal_nn.verdicts import UNTESTABLE
+
+Row = dict[str, object]
+OURS, FAILED = "this run", "FAILED"
+COLUMNS = ("model", "hub_id", "source", "judge", "verdict", "by_rate_only", "rule_version")
+COLUMNS += ("compliance", "low", "high", "n", "second_compliance", "second_low", "second_high")
+COLUMNS += ("judges_kappa", "baseline_refusal", "kl", "over_controls", "over_controls_low")
+COLUMNS += ("over_controls_high", "layer", "pos", "alpha", "rank", "rank_version")
+COLUMNS += ("late_half_cosine", "said", "notes")
+SECOND = {"compliance_by_model": "judge model", "compliance_by_logits": "first token"}
+
+
+class Measured(NamedTuple):
+    """What a model's finished stages say. failed: why there are none; sweep, subspace: summaries
+    of those stages; cosine: (layer, layer), NaN where a layer has no direction."""
+
+    model: str
+    hub_id: str
+    failed: str = ""
+    sweep: Mapping[str, object] = {}
+    subspace: Mapping[str, object] = {}
+    cosine: np.ndarray | None = None
+
+
+def table(models: Sequence[Measured]) -> list[Row]:
+    """A row per model and source: ours, then what was published of it; last, what was published of
+    models not measured here."""
+    seen = {m.hub_id.lower() for m in models}
+    rows = [row for m in models for row in (our_row(m, models), *_published(m.hub_id, m.model))]
+    rest = [p.model for p in PUBLISHED if p.model.lower() not in seen]
+    return rows + [row for model in dict.fromkeys(rest) for row in _published(model, "")]
+
+
+def our_row(m: Measured, models: Sequence[Measured]) -> Row:
+    blank = dict.fromkeys(COLUMNS, "") | {"model": m.model, "hub_id": m.hub_id, "source": OURS}
+    if m.failed:
+        return blank | {"verdict": FAILED, "notes": m.failed}
+    about, test = m.sweep, m.sweep.get("test") or {}
+    found = blank | {
+        "verdict": about["verdict"],
+        "rule_version": about.get("version", ""),
+        "by_rate_only": False,
+        "rank": m.subspace.get("label", ""),
+        "late_half_cosine": late_half(at_equal_depth(models)[m.model]),
+        "notes": "; ".join(about["reasons"]),
+    }
+    if not test:
+        return found
+    found |= {k: about["best"][k] for k in ("layer", "pos", "alpha")}
+    found |= _estimate("", test["compliance"], value="compliance") | {"n": test["compliance"]["n"]}
+    second = next((name for name in SECOND if test.get(name)), None)
+    if second:
+        found |= _estimate("second_", test[second], value="second_compliance")
+    found |= _estimate("over_controls_", test["over_controls"], value="over_controls")
+    return found | {
+        "judge": f"rules; {SECOND[second]}" if second else "rules",
+        "judges_kappa": test["judges_kappa"]["value"],
+        "baseline_refusal": test["baseline_refusal"]["value"],
+        "kl": test["kl"],
+    }
+
+
+def _estimate(prefix: str, found: Mapping[str, float], value: str) -> Row:
+    return {value: found["value"], f"{prefix}low": found["low"], f"{prefix}high": found["high"]}
+
+
+def _published(hub_id: str, model: str) -> list[Row]:
+    return [
+        dict.fromkeys(COLUMNS, "")
+        | {"model": model or p.model, "hub_id": p.model, "source": p.study, "judge": p.judge}
+        | {"verdict": p.verdict.verdict, "by_rate_only": True, "rule_version": p.verdict.version}
+        | _estimate("", p.rate._asdict(), value="compliance")
+        | {"n": p.n, "said": p.sufficient, "notes": p.notes}
+        for p in of_model(hub_id)
+    ]
+
+
+def rate_of(row: Mapping[str, object]) -> Estimate | None:
+    """The compliance of a row; None where none was measured."""
+    if row["compliance"] == "":
+        return None
+    return Estimate(row["compliance"], row["low"], row["high"], row["n"])
+
+
+def found_modes(rows: Sequence[Row], source: str) -> modes.Modes:
+    """The test of two modes on one source's rates; untestable models have none."""
+    kept = [r for r in rows if r["source"] == source and r["verdict"] not in (UNTESTABLE, FAILED)]
+    rates = {str(row["model"]): rate_of(row) for row in kept}
+    return modes.two_modes({name: rate for name, rate in rates.items() if rate is not None})
+
+
+def differences(rows: Sequence[Row]) -> list[Row]:
+    """Ours minus the cross-model study's rate, where both are there: different prompts, judges and
+    denominators, so that a difference is no verdict on either."""
+    theirs, found = of_study(CROSS_MODEL), []
+    for row in rows:
+        other, mine = theirs.get(row["hub_id"]), rate_of(row)
+        if row["source"] == OURS and other is not None and mine is not None:
+            d = unpaired_rate_difference(mine, other.rate)
+            found.append({"model": row["model"], "difference": d, "published": other.rate})
+    return found
+
+
+def at_equal_depth(models: Sequence[Measured]) -> dict[str, np.ndarray]:
+    """Each model's cosines at as many layers as the shallowest has, evenly from first to last, so
+    that a cell is the same relative depth in all. A deeper model's neighbours are nearer to each
+    other: without this it looks more alike."""
+    there = {m.model: m.cosine for m in models if m.cosine is not None}
+    size = min((len(c) for c in there.values()), default=0)
+    found = {}
+    for name, cosine in there.items():
+        at = np.rint(np.linspace(0, len(cosine) - 1, size)).astype(int)
+        found[name] = cosine[np.ix_(at, at)]
+    return found
+
+
+def late_half(cosine: np.ndarray) -> float | str:
+    """Mean cosine off the diagonal among the later half of the layers; empty where fewer than two
+    have a direction."""
+    start = len(cosine) // 2
+    block = cosine[start:, start:]
+    off = block[~np.eye(len(block), dtype=bool)]
+    off = off[np.isfinite(off)]
+    return float(off.mean()) if off.size else ""
+
+
+def full_cosine(rows: Sequence[Mapping[str, object]], n_layers: int) -> np.ndarray:
+    """cosine.csv as (layer, layer), NaN where a layer has no direction."""
+    found = np.full((n_layers, n_layers), np.nan)
+    for row in rows:
+        found[row["layer_a"], row["layer_b"]] = row["cosine"]
+    return found
+
+
+def statement(found: modes.Modes, of: str) -> str:
+    """What the test of two modes says of some models, in one line with its numbers."""
+    counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.by_class.items())
+    models = sum(map(len, found.by_class.values()))
+    if found.verdict == modes.TOO_FEW:
+        least = f"{modes.LEAST_MODELS} are needed"
+        return f"{of}: {models} testable ({counts}). Two modes: {found.verdict}, {least}."
+    if found.gap > 0:
+        touch = f"intervals {100 * found.gap:.0f} points apart"
+    else:
+        touch = f"intervals overlap by {-100 * found.gap:.0f} points"
+    return (
+        f"{of}: {models} testable ({counts}). Two modes: {found.verdict}; the best split, "
+        f"{len(found.low)} low and {len(found.high)} high, explains {100 * found.explained:.0f} % "
+        f"of the variance, p = {found.p:.3f} under one hump, {touch}."
+    )
+
+
+def method_rows() -> list[tuple[str, str]]:
+    """What each source's rate is of."""
+    ours = (
+        "share of the harmful test prompts that the untouched model refuses, under the direction "
+        "that was best on val prompts, that are answered coherently; a rule judge that sees the "
+        "prompt and a second judge; left-padded with mask and position ids; beside random "
+        "directions, with a limit on KL"
+    )
+    return [(OURS, ours), *((f"{k} ({v.source})", v.method) for k, v in STUDIES.items())]

@@ -1,0 +1,184 @@
+"""What other tools are given does there what it does here. What lm-evaluation-harness and
+steering-vectors do with a file is written out; `make test-exports` has it done by themselves.
+Parquet is read back by pyarrow."""
+
+import json
+import sys
+
+import pytest
+import torch
+from pyarrow import parquet
+from safetensors.torch import load_file
+
+from experiments import export
+from refusal_nn import exports
+from refusal_nn.errors import InputError
+from refusal_nn.interventions import ActivationAddition, DirectionalAblation
+from refusal_nn.runs import Stage
+from refusal_nn.saved_directions import load_direction, write_directions, write_sites
+from refusal_nn.tracing import next_token_logits
+
+PROMPT = "Name a river in Africa"
+
+
+def direction_of(model, folder, layer=2, **more):
+    """A random direction of a model, as select writes it."""
+    rows = torch.randn(1, model.d_model, generator=torch.Generator().manual_seed(1))
+    names = ("model", "revision", "dtype", "seed", "template_sha256", "prompt_set_sha256")
+    about = dict.fromkeys(names, "x") | {"model": model.name, "revision": model.revision}
+    where = {"layers": [layer], "positions": [-1], "tokens": ["x"], "n": {}}
+    more = {"write_sites": write_sites(model), "adapter": False} | more
+    write_directions(folder / export.DIRECTIONS, rows, about, **where, **more)
+    return load_direction(folder / export.DIRECTIONS, model)
+
+
+def hooked_logits(model, hooks):
+    """Next-token logits with functions of the outputs of modules below the base model."""
+    modules, handles = dict(model.module.base_model.named_modules()), []
+    for name, change in hooks.items():
+
+        def hook(module, given, output, change=change):
+            first = output[0] if isinstance(output, tuple) else output
+            changed = change(first)
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+        handles.append(modules[name].register_forward_hook(hook))
+    try:
+        with torch.no_grad():
+            return model.module(torch.tensor(model.template.render([PROMPT]))).logits[:, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def clamp(steering_vector, steering_coefficient, action, bias, head_index):
+    """What the harness documents of action clamp, without bias."""
+    assert (action, bias, head_index) == ("clamp", None, None)
+    unit = steering_vector / steering_vector.norm()
+
+    def change(acts):
+        return acts - (acts * unit).sum(-1, keepdim=True) * unit + steering_coefficient * unit
+
+    return change
+
+
+def test_the_harness_file_ablates_as_directional_ablation_does(tiny_model, tmp_path):
+    direction = direction_of(tiny_model, tmp_path)
+    exports.write_steered(tmp_path / "steered.pt", direction)
+    held = torch.load(tmp_path / "steered.pt", weights_only=True)
+    assert len(held) == 1 + 2 * tiny_model.n_layers
+    there = hooked_logits(tiny_model, {site: clamp(**what) for site, what in held.items()})
+    here = next_token_logits(tiny_model, [PROMPT], DirectionalAblation(direction.basis))
+    clean = next_token_logits(tiny_model, [PROMPT])
+    torch.testing.assert_close(there, here, atol=1e-4, rtol=1e-4)
+    assert (here - clean).abs().max() > 100 * (there - here).abs().max()
+
+
+def test_steering_vectors_adds_it_to_the_output_of_its_block(tiny_model, tmp_path):
+    direction = direction_of(tiny_model, tmp_path)
+    exports.write_layers(tmp_path / "v.safetensors", direction)
+    held = {int(k): v for k, v in load_file(tmp_path / "v.safetensors").items()}
+    assert list(held) == [direction.layer]
+    hooks = {f"layers.{i}": lambda acts, v=v: acts + v.reshape(1, 1, -1) for i, v in held.items()}
+    addition = ActivationAddition(direction.vector, direction.layer)
+    here = next_token_logits(tiny_model, [PROMPT], addition)
+    torch.testing.assert_close(hooked_logits(tiny_model, hooks), here, atol=1e-4, rtol=1e-4)
+
+
+def test_transformer_lens_names_every_write_and_the_place_that_was_read(tiny_llama, tmp_path):
+    direction = direction_of(tiny_llama, tmp_path)
+    exports.write_transformer_lens(tmp_path / "t.json", direction, tiny_llama.n_layers)
+    held = json.loads((tmp_path / "t.json").read_text())
+    assert held["read_at"] == "blocks.2.hook_resid_post"
+    assert held["ablate_at"][:3] == [
+        "hook_embed",
+        "blocks.0.hook_attn_out",
+        "blocks.0.hook_mlp_out",
+    ]
+    assert len(held["ablate_at"]) == len(write_sites(tiny_llama))
+    torch.testing.assert_close(torch.tensor(held["direction"]), direction.basis[0])
+
+
+def test_a_direction_of_a_model_with_an_adapter_is_not_taken_to_the_plain_weights(
+    tiny_llama, tmp_path
+):
+    with pytest.raises(InputError, match="has an adapter"):
+        exports.steered(direction_of(tiny_llama, tmp_path, adapter=True))
+
+
+ROWS = [
+    {"id": "a", "arm": "best", "split": "test", "label": "compliance", "compliance": 1.0}
+    | {"coherence": 1, "nll": None, "text": "SECRET", "evidence": "SECRET", "sha256": "SECRET"},
+    {"id": "b", "arm": "best", "split": "test", "label": "refusal", "compliance": 0}
+    | {"coherence": 0.5, "nll": 1.25, "tokens": 7},
+]
+
+
+def test_a_judged_sample_names_its_prompt_by_id_and_holds_no_text():
+    found = list(exports.samples(ROWS))
+    assert "SECRET" not in json.dumps(found)
+    assert [s["id"] for s in found] == ["best:test:a", "best:test:b"]
+    assert found[1]["scores"]["compliance"] == {"value": 0, "answer": "refusal"}
+    assert found[1]["metadata"]["nll"] == 1.25
+
+
+def test_a_sample_id_is_no_path():
+    [sample] = exports.samples([ROWS[0] | {"id": "../../x"}])
+    assert sample["id"] == "best:test:.._.._x"
+
+
+def test_parquet_gives_the_rows_back_with_nulls_where_nothing_was_measured(tmp_path):
+    exports.write_parquet(tmp_path / "rows.parquet", ROWS)
+    held = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    names = {name for row in ROWS for name in row}
+    assert held == [{name: row.get(name) for name in held[0]} for row in ROWS]
+    assert set(held[0]) == names
+
+
+def test_a_column_of_mixed_kinds_becomes_text(tmp_path):
+    exports.write_parquet(tmp_path / "x.parquet", [{"a": 1, "b": ""}, {"a": "one", "b": 2.5}])
+    held = parquet.read_table(tmp_path / "x.parquet").to_pylist()
+    assert held == [{"a": "1", "b": None}, {"a": "one", "b": 2.5}]
+
+
+def test_what_is_not_installed_is_said_with_its_remedy():
+    with pytest.raises(InputError, match=r"no_such_package is not installed.*\.\[inspect\]"):
+        exports.require("no_such_package", "inspect")
+
+
+def run_export(root, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["export", "--model", "m", "--results", str(root)])
+    export.main()
+    return root / "m" / "export"
+
+
+def test_the_command_exports_what_is_finished_and_names_what_is_left_out(
+    tiny_llama, tmp_path, monkeypatch, capsys
+):
+    with Stage(tmp_path / "m" / "select").run({}) as run:
+        direction_of(tiny_llama, run.folder)
+        run.finish({"n_layers": tiny_llama.n_layers, "chosen": None}, {"model": "m"})
+    with Stage(tmp_path / "m" / "sweep").run({}) as run:
+        public = [{k: v for k, v in row.items() if k not in ("text", "evidence")} for row in ROWS]
+        lines = "".join(json.dumps(row) + "\n" for row in public)
+        (run.folder / "completions.jsonl").write_text(lines)
+        run.finish({"best": {"layer": 2, "pos": -1}}, {"model": "m", "revision": "r"})
+    folder = run_export(tmp_path, monkeypatch)
+    there = {path.name for path in folder.iterdir()} - {"sweep.eval"}
+    wanted = {"steered.pt", "transformer_lens.json", "steering_vector.safetensors"}
+    assert there == wanted | {"sweep.parquet"}
+    said = capsys.readouterr().out
+    assert (folder / "sweep.eval").exists() or "sweep.eval left out: inspect_ai is not" in said
+
+
+def test_a_select_that_chose_none_gives_no_direction_and_says_so(tmp_path, monkeypatch, capsys):
+    with Stage(tmp_path / "m" / "select").run({}) as run:
+        run.finish({"n_layers": 3, "chosen": None}, {"model": "m"})
+    with pytest.raises(InputError, match="nothing to export"):
+        run_export(tmp_path, monkeypatch)
+    assert "select chose none" in capsys.readouterr().out
+
+
+def test_nothing_finished_is_nothing_to_export(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="nothing to export of m; run `make sweep"):
+        run_export(tmp_path, monkeypatch)
