@@ -17,6 +17,7 @@ INSECURE_HOST ?=
 VERSION_MISMATCH ?=
 PROMPTS ?=
 POSITIONS ?= -1
+SYSTEM ?= default
 RESULTS ?= results
 FIGURES ?= $(if $(filter results,$(RESULTS)),figures,$(RESULTS)/figures)
 PERMUTATIONS ?= 1000
@@ -36,7 +37,7 @@ K ?= 1
 SEEDS ?= 0
 RUNS ?= 50
 LAYER ?= 16
-OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
+OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS SYSTEM RESULTS FIGURES PERMUTATIONS DIRECTIONS \
                 VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT \
                 MAX_RANK AGAINST K SEEDS RUNS LAYER BACKEND DEADLINE INSECURE_HOST VERSION_MISMATCH
 # A dollar in a value given on the command line is a dollar, not an expression for make.
@@ -64,7 +65,7 @@ RUN := $(RESULTS)/$(NAME)
 PIC := $(FIGURES)/$(NAME)
 flag = $(if $(filter-out 0 no false,$($1)),$2)
 OPTIONS = --model="$$MODEL" --n="$$N" --seed="$$SEED" --dtype="$$DTYPE" --device="$$DEVICE" \
-          --prompts="$$PROMPTS" --positions="$$POSITIONS" --results="$$RESULTS" --figures="$$FIGURES" \
+          --prompts="$$PROMPTS" --positions="$$POSITIONS" --system="$$SYSTEM" --results="$$RESULTS" --figures="$$FIGURES" \
           --backend="$$BACKEND" --deadline="$$DEADLINE" \
           $(call flag,INSECURE_HOST,--insecure-host) $(call flag,VERSION_MISMATCH,--version-mismatch)
 VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIONS"
@@ -75,7 +76,7 @@ CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
-            models ndif organisms passes planted planted_words prompt_files prompts services sources splits templates tiny tracing)
+            models ndif organisms passes planted planted_words prompt_files prompts services sites sources splits templates tiny tracing)
 ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal rollouts scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
@@ -106,6 +107,7 @@ help:
 	@echo "N=320 SEED=0      prompts per class, seed          DTYPE=auto DEVICE=auto   how to compute"
 	@echo "PROMPTS=          one labelled file, harmful=FILE,harmless=FILE, jbb, xstest, harmful_behaviors,harmless_alpaca"
 	@echo "POSITIONS=-1      -1,-2 or all (tokens after the instruction)      PERMUTATIONS=1000"
+	@echo "SYSTEM=default    system prompt: default (what the template writes by itself), none, or a text of yours"
 	@echo "VAL=32            val prompts per class that layers are compared on      TOKENS=100   new tokens a completion"
 	@echo "ALPHA=1           ablation strengths, as .75,1,1.25    LAYERS=8-20   only these layers (sweep, causal, subspace)"
 	@echo "BACKEND=local     ndif: passes run on an NDIF server (NDIF_HOST, NDIF_API_KEY), prompts leave this machine; simulate"

@@ -7,6 +7,7 @@ in FAMILIES.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,14 @@ FAMILIES = {  # by config.model_type
 
 
 def family_of(name: str, config: object) -> Family:
-    """The family of a model by its configuration. Raises ModelError where it is not known."""
+    """The family of a model whose weights are elsewhere, by its configuration. Raises ModelError
+    where it is not known."""
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ModelError(
-            f"{name} is a {config.model_type} model; known are {', '.join(FAMILIES)}; add a row "
-            "to FAMILIES in refusal_nn/models.py, and the self-test on load will check it"
+            f"{name} is a {config.model_type} model; known are {', '.join(FAMILIES)}; others are "
+            "inferred where the weights are on this machine (BACKEND=local); or add a row to "
+            "FAMILIES in refusal_nn/models.py, and the self-test on load will check it"
         )
     return family
 
@@ -139,7 +142,7 @@ class TracedModel:
     @property
     def base(self) -> object:
         """Envoy of the decoder below the head."""
-        return getattr(self.lm, self.family.base)
+        return operator.attrgetter(self.family.base)(self.lm)
 
     @property
     def blocks(self) -> object:
