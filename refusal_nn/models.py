@@ -80,13 +80,15 @@ class ModelSpec:
     """Where a model comes from: a Hub repository (with a revision if pinned), or embedded (from the
     package index).
 
-    dtype: what DTYPE=auto means for it, where that is known. refusal_words: first words of its
+    qwen1: a Qwen-1 model, read as Qwen2's architecture (qwen1.py). dtype: what DTYPE=auto means for
+    it, where that is known. refusal_words: first words of its
     refusals, of which the refusal score sums the probabilities.
     """
 
     repo: str
     revision: str | None = None
     embedded: bool = False
+    qwen1: bool = False
     dtype: str = "auto"
     refusal_words: tuple[str, ...] = REFUSAL_WORDS
 
@@ -97,7 +99,8 @@ MODELS = {
     "smollm2": ModelSpec("HuggingFaceTB/SmolLM2-135M-Instruct", embedded=True, dtype="float32"),
     "qwen": ModelSpec("Qwen/Qwen2.5-1.5B-Instruct"),
     "qwen3": ModelSpec("Qwen/Qwen3-1.7B"),
-    "gemma2b": ModelSpec("google/gemma-2b-it"),
+    "qwen1": ModelSpec("Qwen/Qwen-1_8B-Chat", qwen1=True, refusal_words=("I", "As")),
+    "gemma2b": ModelSpec("google/gemma-2b-it", refusal_words=("I",)),
     "phi3": ModelSpec("microsoft/Phi-3-mini-4k-instruct"),
     "llama1b": ModelSpec("meta-llama/Llama-3.2-1B-Instruct"),
     "llama3b": ModelSpec("meta-llama/Llama-3.2-3B-Instruct"),

@@ -13,19 +13,19 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2Config
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from refusal_nn.errors import ModelError
 from refusal_nn.files import write_text
 
 KIND = "qwen"  # config.model_type
-FILES = ("config.json", "generation_config.json", "qwen.tiktoken", "*.safetensors")
+FILES = ("config.json", "qwen.tiktoken", "*.safetensors")
+MARK = "converted.txt"
 RECIPE = 1  # another number: folders made before are made again
 NAMES = {
     "ln_1.weight": "input_layernorm.weight",
@@ -69,13 +69,16 @@ def convert(source: Path, folder: Path, made_of: str) -> Path:
 
     Reads safetensors alone. Raises ModelError where a weight is missing or unknown.
     """
-    mark, label = folder / "made_of.txt", f"{made_of}, as Qwen2 by recipe {RECIPE}"
+    mark, label = folder / MARK, f"{made_of}, as Qwen2 by recipe {RECIPE}"
     if mark.is_file() and mark.read_text(encoding="utf-8") == label:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     mark.unlink(missing_ok=True)
     config = qwen2_config(json.loads((source / "config.json").read_text(encoding="utf-8")))
-    tokenizer(source / "qwen.tiktoken").save_pretrained(folder)
+    own = tokenizer(source / "qwen.tiktoken")
+    own.save_pretrained(folder)
+    ends = own.convert_tokens_to_ids(list(SPECIAL[:3]))
+    GenerationConfig(eos_token_id=ends, pad_token_id=ends[0]).save_pretrained(folder)
     weights = qwen2_weights(_read(source), config.num_hidden_layers)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     config.save_pretrained(folder)
@@ -108,9 +111,7 @@ def qwen2_config(about: Mapping[str, object]) -> Qwen2Config:
         rms_norm_eps=about["layer_norm_epsilon"],
         rope_parameters={"rope_type": "default", "rope_theta": float(about["rotary_emb_base"])},
         tie_word_embeddings=bool(about.get("tie_word_embeddings", False)),
-        eos_token_id=None,
         architectures=["Qwen2ForCausalLM"],
-        dtype="bfloat16",
     )
 
 
@@ -132,8 +133,9 @@ def qwen2_weights(weights: Mapping[str, Tensor], n_layers: int) -> dict[str, Ten
         raise ModelError(f"weights missing or unknown in this Qwen-1 model: {sorted(wrong)[:4]}")
     made = {new: weights[old] for old, new in names.items()}
     for old, parts in fused.items():
-        made |= dict(zip(parts, weights[old].chunk(3), strict=True))
-    return {name: weight.contiguous().clone() for name, weight in made.items()}
+        # Copies: a file of safetensors holds no two names for one storage.
+        made |= dict(zip(parts, (w.clone() for w in weights[old].chunk(3)), strict=True))
+    return made
 
 
 def tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:
