@@ -48,7 +48,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
+.PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace doctor organism calibrate \
         show test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
 
 PYTHON ?= python3
@@ -75,8 +75,8 @@ CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers
          $(call flag,KEEP_TEXT,--keep-text)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
-ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
-            models ndif organisms passes planted planted_words prompt_files prompts services sites sources splits templates tiny tracing)
+ON_MODEL := experiments/capture.py $(call code,activations batching captured checks conversations embedded feeding interventions loading \
+            models ndif organisms passes planted planted_words prompt_files prompts qwen1 services sites sources splits templates tiny tracing)
 ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal rollouts scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings statistics)
@@ -93,6 +93,7 @@ help:
 	@echo "make causal       the direction ablated or added at given layers only (LAYERS=9,15,18), beside controls"
 	@echo "make behaviour    does a prompt's projection predict its refusal and its severity?"
 	@echo "make subspace     one direction or many? nested bases ablated dimension by dimension, the rank with its interval"
+	@echo "make doctor       is this model usable, and what is known of it: template, write sites, precision, self-test"
 	@echo "make organism     train an adapter that refuses through K=0,1,2,4,many planted directions (SEEDS=0,1 LAYER=16)"
 	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported (RUNS=50 of each"
 	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
@@ -190,6 +191,9 @@ else
 similarity: $(INSTALLED)
 	@$(SIMILARITY) --directions="$$DIRECTIONS"
 endif
+
+doctor: $(INSTALLED)
+	@$(PY) -m experiments.doctor $(OPTIONS) --refusal-words="$$REFUSAL_WORDS"
 
 organism: $(INSTALLED)
 	@$(PY) -m experiments.organism --k="$$K" --seeds="$$SEEDS" --layer="$$LAYER" --results="$$RESULTS"

@@ -41,9 +41,9 @@ def infer(name: str, model: PreTrainedModel) -> Family:
     watched = outside | {
         f"{i}.{n}": m for i, block in enumerate(inside) for n, m in block.named_children()
     }
-    with _recorded(watched) as given, _recorded(dict(enumerate(inside))) as streams:
-        with torch.no_grad():
-            output = model(input_ids=ids.to(model.device), use_cache=True)
+    recording = _recorded(watched), _recorded(dict(enumerate(inside)))
+    with recording[0] as given, recording[1] as streams, torch.no_grad():
+        output = model(input_ids=ids.to(model.device), use_cache=True)
     if getattr(output, "past_key_values", None) is None:
         raise ModelError(
             f"{name} is a {model.config.model_type} model, which keeps no cache of keys and values "
@@ -67,7 +67,7 @@ def _refused(name: str, model: PreTrainedModel, fault: str) -> ModelError:
     kind = model.config.model_type
     return ModelError(
         f"{name} is a {kind} model, whose write sites are not known and could not be inferred: "
-        f"{fault}. If you know them, add the row \"{kind}\": Family(base=…, blocks=…, embedding=…, "
+        f'{fault}. If you know them, add the row "{kind}": Family(base=…, blocks=…, embedding=…, '
         "attention_write=…, mlp_write=…) to FAMILIES in refusal_nn/models.py; the self-test on "
         "load checks it"
     )
@@ -104,9 +104,7 @@ def _recorded(modules: Mapping[object, nn.Module]) -> Iterator[dict[object, tupl
             calls[key] += 1
 
     handles = [
-        module.register_forward_hook(
-            lambda *called, key=key: hook(key, *called), with_kwargs=True
-        )
+        module.register_forward_hook(lambda *called, key=key: hook(key, *called), with_kwargs=True)
         for key, module in modules.items()
     ]
     try:

@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -73,6 +74,17 @@ def embedded_folder(name: str) -> Path:
         fetched.tokenizer.save_pretrained(folder)
         write_text(made_of, SHA256)  # last: the folder is whole
     return folder
+
+
+def outline(name: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """Configuration and tokenizer alone. Raises as fetch does."""
+    if name.startswith(("tiny-", "planted-")):
+        model, tokenizer, _ = fetch(name, torch.float32)
+        return model.config, tokenizer
+    source, options = _located(name)
+    with explained(name, options):
+        config = AutoConfig.from_pretrained(source, **options)
+        return config, AutoTokenizer.from_pretrained(source, padding_side="left", **options)
 
 
 def parameter_count(name: str) -> int:

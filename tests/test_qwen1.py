@@ -1,6 +1,7 @@
 """Qwen-1 as Qwen2: the same logits as its own modelling code gives, the same ids as tiktoken."""
 
 import base64
+import itertools
 import json
 import math
 import subprocess
@@ -198,7 +199,9 @@ def joined(word, table):
     """tiktoken's rule: a word that is a token is one; else the neighbours of least rank join."""
     parts = [word] if word in table else [bytes([b]) for b in word]
     while True:
-        pairs = [(table.get(a + b, math.inf), i) for i, (a, b) in enumerate(zip(parts, parts[1:]))]
+        pairs = [
+            (table.get(a + b, math.inf), i) for i, (a, b) in enumerate(itertools.pairwise(parts))
+        ]
         rank, i = min(pairs, default=(math.inf, 0))
         if rank == math.inf:
             return [table[part] for part in parts]
@@ -254,6 +257,13 @@ def test_on_the_published_vocabulary_ids_are_those_that_are_known(tmp_path):
         base64.b64decode(token): int(rank)
         for token, rank in (line.split() for line in path.read_bytes().splitlines() if line)
     }
-    for word in (" extraordinarily", " Schraubenschlüssel", "неизвестно", "不可能的", "=>>>=", "🙂🙂"):
+    for word in (
+        " extraordinarily",
+        " Schraubenschlüssel",
+        "неизвестно",
+        "不可能的",
+        "=>>>=",
+        "🙂",
+    ):
         ids = tokenizer.encode(word, add_special_tokens=False)
         assert ids == joined(word.encode(), table)
