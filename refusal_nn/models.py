@@ -102,9 +102,9 @@ MODELS = {
     "qwen1": ModelSpec("Qwen/Qwen-1_8B-Chat", qwen1=True, refusal_words=("I", "As")),
     "gemma2b": ModelSpec("google/gemma-2b-it", refusal_words=("I",)),
     "phi3": ModelSpec("microsoft/Phi-3-mini-4k-instruct"),
-    "llama1b": ModelSpec("meta-llama/Llama-3.2-1B-Instruct"),
-    "llama3b": ModelSpec("meta-llama/Llama-3.2-3B-Instruct"),
-    "llama8b": ModelSpec("meta-llama/Llama-3.1-8B-Instruct"),
+    "llama1b": ModelSpec("meta-llama/Llama-3.2-1B-Instruct", refusal_words=("I",)),
+    "llama3b": ModelSpec("meta-llama/Llama-3.2-3B-Instruct", refusal_words=("I",)),
+    "llama8b": ModelSpec("meta-llama/Llama-3.1-8B-Instruct", refusal_words=("I",)),
 }
 
 

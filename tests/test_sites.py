@@ -3,14 +3,13 @@
 import dataclasses
 
 import pytest
-import torch
-import transformers
+from chats import CHATML, saved
 
 from refusal_nn import sites
 from refusal_nn.errors import ModelError
 from refusal_nn.loading import load
 from refusal_nn.models import FAMILIES, PRE_NORM, Family
-from refusal_nn.tiny import SIZES, TINY, build
+from refusal_nn.tiny import TINY, build
 
 UNKNOWN = {
     # A number times each write; LayerNorm; another name for the experts.
@@ -33,22 +32,6 @@ EXPECTED = {
 }
 
 
-def saved(folder, config_class, extra):
-    """A random model of an architecture, in a folder with the tiny tokenizer."""
-    tokenizer = build("qwen2")[1]
-    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    config = getattr(transformers, config_class)(vocab_size=len(tokenizer), **SIZES, **ids, **extra)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1 and "embed" not in name:
-                parameter.data.normal_(std=parameter.shape[-1] ** -0.5)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_what_is_inferred_of_a_known_family_is_its_row(family):
     model = build(family)[0].eval()
@@ -58,7 +41,7 @@ def test_what_is_inferred_of_a_known_family_is_its_row(family):
 @pytest.mark.parametrize("kind", sorted(UNKNOWN))
 def test_an_architecture_without_a_row_is_found_and_verified(kind, tmp_path):
     assert kind not in FAMILIES
-    model = load(saved(tmp_path, *UNKNOWN[kind]), dtype="float32")
+    model = load(saved(tmp_path, CHATML, *UNKNOWN[kind]), dtype="float32")
     assert model.family == EXPECTED.get(kind, PRE_NORM)
     assert model.self_test["ablation_residue"] < 1e-6
     assert model.self_test["batch_error"] < 1e-4
@@ -80,13 +63,13 @@ def test_what_cannot_be_inferred_is_refused_with_the_row_to_add(
     kind, config_class, extra, reason, tmp_path
 ):
     with pytest.raises(ModelError, match=reason) as caught:
-        load(saved(tmp_path, config_class, extra), dtype="float32")
+        load(saved(tmp_path, CHATML, config_class, extra), dtype="float32")
     assert f'"{kind}": Family(base=…, blocks=…' in str(caught.value)
 
 
 def test_a_recurrent_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match="keeps no cache of keys and values"):
-        load(saved(tmp_path, "RecurrentGemmaConfig", {}), dtype="float32")
+        load(saved(tmp_path, CHATML, "RecurrentGemmaConfig", {}), dtype="float32")
 
 
 def test_one_module_that_writes_nothing_of_its_own_is_not_a_site():
@@ -102,4 +85,4 @@ def test_wrongly_inferred_sites_do_not_pass_the_self_test(tmp_path, monkeypatch)
     wrong = dataclasses.replace(PRE_NORM, attention_write="input_layernorm")
     monkeypatch.setattr(sites, "infer", lambda name, model: wrong)
     with pytest.raises(ModelError, match=r"of the stream along it, from block 0 on .* write sites"):
-        load(saved(tmp_path, *UNKNOWN["granite"]), dtype="float32")
+        load(saved(tmp_path, CHATML, *UNKNOWN["granite"]), dtype="float32")

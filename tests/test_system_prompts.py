@@ -2,106 +2,24 @@
 SYSTEM= makes of it."""
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from chats import (
+    CHATML,
+    DATED,
+    GIVEN,
+    HEADER,
+    INJECTED,
+    INST,
+    MACHINE,
+    SHAPES,
+    THINKING,
+    TODAY,
+    TURN,
+    tokenizer_of,
+)
 
 from refusal_nn.errors import InputError
 from refusal_nn.loading import load
 from refusal_nn.templates import read_template, stop_ids
-from refusal_nn.tiny import _trained
-
-# Written here, in the form of each family's: its turns, its system prompt, its switches.
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-INJECTED = (
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a machine.<|im_end|>\n"
-    "{% endif %}" + CHATML
-)
-THINKING = CHATML.replace(
-    "assistant\n{% endif %}",
-    "assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
-).replace(
-    "{{ m.content }}",
-    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}",
-)
-HEADER = "<|begin|>{% for m in messages %}" + (
-    "<|header|>{{ m.role }}<|end_header|>\n\n{{ m.content | trim }}<|eot|>{% endfor %}"
-    "{% if add_generation_prompt %}<|header|>assistant<|end_header|>\n\n{% endif %}"
-)
-DATED = (
-    "<|begin|>{% if messages[0].role == 'system' %}{% set said = messages[0].content | trim %}"
-    "{% set messages = messages[1:] %}{% else %}{% set said = '' %}{% endif %}"
-    "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
-    "<|header|>system<|end_header|>\n\nToday Date: {{ date_string }}\n\n{{ said }}<|eot|>"
-) + HEADER.removeprefix("<|begin|>")
-TODAY = INJECTED.replace("machine", "machine on {{ strftime_now('%Y-%m-%d') }}")
-NO_SYSTEM = (
-    "<|begin|>{% for m in messages %}{% if m.role == 'system' %}"
-    "{{ raise_exception('no system role') }}{% endif %}<|header|>"
-    "{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<|eot|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|header|>model\n{% endif %}"
-)
-IGNORED = "{% set messages = messages | selectattr('role', 'ne', 'system') | list %}" + NO_SYSTEM
-INST = (
-    "{% if messages[0].role == 'system' %}{% set said = '<<SYS>>\n' + messages[0].content + "
-    "'\n<</SYS>>\n\n' %}{% set messages = messages[1:] %}{% else %}{% set said = '' %}{% endif %}"
-    "{% for m in messages %}{% if m.role == 'user' %}<|begin|>[INST] {% if loop.first %}{{ said }}"
-    "{% endif %}{{ m.content | trim }} [/INST]{% else %} {{ m.content | trim }} <|eot|>{% endif %}"
-    "{% endfor %}"
-)
-ENDED = CHATML.replace("{% endif %}", "{% else %}<|eot|>{% endif %}")  # Phi-3
-TURN = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-HEADED = "<|header|>user<|end_header|>\n\nhi<|eot|><|header|>assistant<|end_header|>\n\n"
-MODEL = "<|begin|><|header|>user\nhi<|eot|>\n<|header|>model\n"
-MACHINE = "<|im_start|>system\nYou are a machine.<|im_end|>\n"
-GIVEN = "<|im_start|>system\nBe kind.<|im_end|>\n"
-TODAYS = "<|header|>system<|end_header|>\n\nToday Date: 26 Jul 2024\n\n"
-# Template: rendering of `hi` by default, with none, and with `Be kind.` (None: refused).
-SHAPES = {
-    "qwen1, qwen": (INJECTED, MACHINE + TURN, TURN, GIVEN + TURN),
-    "qwen3": (THINKING, *(f"{s}{TURN}<think>\n\n</think>\n\n" for s in ("", "", GIVEN))),
-    "gemma2b": (NO_SYSTEM, MODEL, MODEL, None),
-    "a system prompt that is ignored": (IGNORED, MODEL, MODEL, None),
-    "phi3": (ENDED, TURN, TURN, GIVEN + TURN),
-    "llama 3": (
-        HEADER,
-        f"<|begin|>{HEADED}",
-        f"<|begin|>{HEADED}",
-        f"<|begin|><|header|>system<|end_header|>\n\nBe kind.<|eot|>{HEADED}",
-    ),
-    "llama1b, llama3b, llama8b": (
-        DATED,
-        f"<|begin|>{TODAYS}<|eot|>{HEADED}",
-        f"<|begin|>{HEADED}",
-        f"<|begin|>{TODAYS}Be kind.<|eot|>{HEADED}",
-    ),
-    "llama 2": (
-        INST,
-        "<|begin|>[INST] hi [/INST]",
-        "<|begin|>[INST] hi [/INST]",
-        "<|begin|>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nhi [/INST]",
-    ),
-    "today": (
-        TODAY,
-        MACHINE.replace("machine", "machine on 2024-07-26") + TURN,
-        TURN,
-        GIVEN + TURN,
-    ),
-}
-
-
-def tokenizer_of(template, **options):
-    chatml = "<|im_start|>" in template
-    bos, eos = (None, "<|im_end|>") if chatml else ("<|begin|>", "<|eot|>")
-    names = {"bos_token": bos, "eos_token": eos, "padding_side": "left"} | options
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_trained(), **names)
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def text_of(template, system):
-    return template.tokenizer.decode(read_template(template.tokenizer, system).render(["hi"])[0])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
