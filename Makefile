@@ -102,7 +102,7 @@ help:
 	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
 	@echo
-	@echo "MODEL=smollm2     an alias (qwen qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
+	@echo "MODEL=smollm2     an alias (qwen qwen1 qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
 	@echo "                  a local folder, a .gguf file, tiny-<family> (random weights, seconds), planted-<k> (refuses through"
 	@echo "                  k directions by formula; PROMPTS= from refusal_nn.planted.write_prompts), or the .safetensors of an adapter that make organism trained"
 	@echo "N=320 SEED=0      prompts per class, seed          DTYPE=auto DEVICE=auto   how to compute"

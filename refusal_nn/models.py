@@ -157,17 +157,22 @@ class TracedModel:
         return getattr(self.base, self.family.embedding)
 
     @property
+    def text_config(self) -> object:
+        """The decoder's configuration, of a model that also sees images its part."""
+        return self.module.config.get_text_config()
+
+    @property
     def n_layers(self) -> int:
-        return self.module.config.num_hidden_layers
+        return self.text_config.num_hidden_layers
 
     @property
     def d_model(self) -> int:
-        return self.module.config.hidden_size
+        return self.text_config.hidden_size
 
     @property
     def window(self) -> float:
         """Tokens that the shortest-sighted attention layer can see."""
-        return getattr(self.module.config, "sliding_window", None) or float("inf")
+        return getattr(self.text_config, "sliding_window", None) or float("inf")
 
     @property
     def dtype(self) -> torch.dtype:

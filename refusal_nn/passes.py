@@ -62,7 +62,7 @@ class Shared:
         cls, model: TracedModel, intervention: Intervention | None, prefix: Sequence[int]
     ) -> Shared:
         """Of a call on this machine's or a server's model."""
-        about = (model.module.config, model.lm.tokenizer.pad_token_id)
+        about = (model.text_config, model.lm.tokenizer.pad_token_id)
         where = (str(model.device), model.device_type)
         return cls(model.shipped(), intervention, tuple(prefix), *about, *where)
 

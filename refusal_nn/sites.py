@@ -74,19 +74,21 @@ def _refused(name: str, model: PreTrainedModel, fault: str) -> ModelError:
 
 
 def _block_list(name: str, model: PreTrainedModel) -> tuple[str, str]:
-    """Path of the module that holds the decoder blocks, and its name for their list."""
-    depth = getattr(model.config, "num_hidden_layers", None)
-    paths = [
-        path
-        for path, module in model.named_modules()
+    """Path of the module that holds the decoder blocks, and its name for their list. It holds the
+    token embedding too: so they are not those of an image encoder, nor experts in a block."""
+    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    embedding = model.get_input_embeddings()
+    path = next(path for path, module in model.named_modules() if module is embedding)
+    base = path.rpartition(".")[0]
+    lists = [
+        child
+        for child, module in model.get_submodule(base).named_children()
         if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
-    # Not lists inside a block, as of experts.
-    outer = [p for p in paths if not any(p.startswith(f"{q}.") for q in paths)]
-    if len(outer) != 1 or "." not in outer[0]:
-        raise _refused(name, model, f"it has {len(outer)} lists of {depth} blocks, not one")
-    base, _, blocks = outer[0].rpartition(".")
-    return base, blocks
+    if len(lists) != 1 or not base:
+        fault = f"beside its token embedding are {len(lists)} lists of {depth} blocks, not one"
+        raise _refused(name, model, fault)
+    return base, lists[0]
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def next_token_logits(
         token_budget=token_budget,
         share=share_prefix,
     )
-    size = FLOAT * model.module.config.vocab_size
+    size = FLOAT * model.text_config.vocab_size
     for feed, found in _run(model, todo, intervention, size, passes.logits):
         for row, values in zip(feed.batch.rows, found, strict=True):
             logits[row] = values

@@ -102,6 +102,9 @@ def saved(folder, template, config_class, extra):
     tokenizer = tokenizer_of(template)
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     sizes = SIZES | ids | {"vocab_size": len(tokenizer)} | extra
+    if "vision_config" in extra:  # the decoder's sizes have a place of their own
+        text = {name: value for name, value in sizes.items() if name != "vision_config"}
+        sizes = {"text_config": text, "vision_config": extra["vision_config"]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = getattr(transformers, config_class)(**sizes)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import embedding, linear, silu
 
-from refusal_nn import qwen1
+from refusal_nn import qwen1, sources
 from refusal_nn.errors import ModelError
 from refusal_nn.loading import load
 from refusal_nn.models import MODELS
@@ -171,6 +171,22 @@ def test_it_is_converted_once_into_safetensors_and_says_what_of(checkpoint, tmp_
     (kept / qwen1.MARK).unlink()  # as after a conversion that was killed
     load(str(folder), dtype="float32")
     assert (kept / "model.safetensors").stat().st_mtime_ns > made
+
+
+def test_the_alias_fetches_tensors_vocabulary_and_configuration_alone(checkpoint, monkeypatch):
+    folder, _ = checkpoint
+    asked = {}
+
+    def download(repo, **options):
+        asked.update(options, repo=repo)
+        return str(folder)
+
+    monkeypatch.setattr(sources, "snapshot_download", download)
+    model = load("qwen1", dtype="float32")
+    assert asked["repo"] == "Qwen/Qwen-1_8B-Chat"
+    assert asked["allow_patterns"] == ("config.json", "qwen.tiktoken", "*.safetensors")
+    assert model.revision == "Qwen/Qwen-1_8B-Chat@Qwen-1-tiny, as Qwen2 by recipe 1"
+    assert model.refusal_words == ("I", "As")
 
 
 def test_a_weight_that_is_missing_or_unknown_is_a_model_error(checkpoint):

@@ -8,8 +8,8 @@ from chats import CHATML, saved
 from refusal_nn import sites
 from refusal_nn.errors import ModelError
 from refusal_nn.loading import load
-from refusal_nn.models import FAMILIES, PRE_NORM, Family
-from refusal_nn.tiny import TINY, build
+from refusal_nn.models import FAMILIES, PRE_NORM, SANDWICH_NORM, Family
+from refusal_nn.tiny import SIZES, TINY, build
 
 UNKNOWN = {
     # A number times each write; LayerNorm; another name for the experts.
@@ -24,10 +24,26 @@ UNKNOWN = {
     # Blocks that return tuples, positions added to the embedding, other names for everything.
     "gpt2": ("GPT2Config", {}),
     "mixtral": ("MixtralConfig", {}),
+    # A decoder beside an image encoder that has as many blocks.
+    "gemma3": (
+        "Gemma3Config",
+        {
+            "head_dim": 16,
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": SIZES["num_hidden_layers"],
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+        },
+    ),
 }
 EXPECTED = {
     "granitemoe": Family(mlp_write="block_sparse_moe"),
     "glm4": Family(attention_write="post_self_attn_layernorm", mlp_write="post_mlp_layernorm"),
+    "gemma3": dataclasses.replace(SANDWICH_NORM, base="model.language_model"),
     "gpt2": Family("transformer", "h", "drop", "attn", "mlp"),
 }
 
