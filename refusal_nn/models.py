@@ -7,7 +7,7 @@ in FAMILIES.
 from __future__ import annotations
 
 import dataclasses
-import operator
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -145,7 +145,7 @@ class TracedModel:
     @property
     def base(self) -> object:
         """Envoy of the decoder below the head."""
-        return operator.attrgetter(self.family.base)(self.lm)
+        return functools.reduce(getattr, self.family.base.split("."), self.lm)
 
     @property
     def blocks(self) -> object:
