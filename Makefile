@@ -17,6 +17,7 @@ INSECURE_HOST ?=
 VERSION_MISMATCH ?=
 PROMPTS ?=
 POSITIONS ?= -1
+SYSTEM ?= default
 RESULTS ?= results
 FIGURES ?= $(if $(filter results,$(RESULTS)),figures,$(RESULTS)/figures)
 PERMUTATIONS ?= 1000
@@ -38,7 +39,7 @@ K ?= 1
 SEEDS ?= 0
 RUNS ?= 50
 LAYER ?= 16
-OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS RESULTS FIGURES PERMUTATIONS DIRECTIONS \
+OPTION_NAMES := MODEL N SEED DTYPE DEVICE PROMPTS POSITIONS SYSTEM RESULTS FIGURES PERMUTATIONS DIRECTIONS \
                 VAL TOKENS ALPHA LAYERS CONTROLS REFUSAL_WORDS JUDGE KEEP_TEXT \
                 MAX_RANK AGAINST MODELS K SEEDS RUNS LAYER BACKEND DEADLINE INSECURE_HOST VERSION_MISMATCH
 # A dollar in a value given on the command line is a dollar, not an expression for make.
@@ -49,7 +50,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
+.PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace doctor organism calibrate \
         compare export show test bench lint clean ndif-up ndif-down ndif-run test-ndif test-exports FORCE
 
 PYTHON ?= python3
@@ -66,7 +67,7 @@ RUN := $(RESULTS)/$(NAME)
 PIC := $(FIGURES)/$(NAME)
 flag = $(if $(filter-out 0 no false,$($1)),$2)
 OPTIONS = --model="$$MODEL" --n="$$N" --seed="$$SEED" --dtype="$$DTYPE" --device="$$DEVICE" \
-          --prompts="$$PROMPTS" --positions="$$POSITIONS" --results="$$RESULTS" --figures="$$FIGURES" \
+          --prompts="$$PROMPTS" --positions="$$POSITIONS" --system="$$SYSTEM" --results="$$RESULTS" --figures="$$FIGURES" \
           --backend="$$BACKEND" --deadline="$$DEADLINE" \
           $(call flag,INSECURE_HOST,--insecure-host) $(call flag,VERSION_MISMATCH,--version-mismatch)
 VALIDATE = $(PY) -m experiments.validate $(OPTIONS) --permutations="$$PERMUTATIONS"
@@ -76,8 +77,8 @@ CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers
          $(call flag,KEEP_TEXT,--keep-text)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
-ON_MODEL := experiments/capture.py $(call code,activations batching captured checks embedded feeding interventions loading \
-            models ndif organisms passes planted planted_words prompt_files prompts services sources splits templates tiny tracing)
+ON_MODEL := experiments/capture.py $(call code,activations batching captured checks conversations embedded feeding interventions loading \
+            models ndif organisms passes planted planted_words prompt_files prompts qwen1 services sites sources splits templates tiny tracing)
 ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal rollouts scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings saved_directions statistics)
@@ -94,6 +95,7 @@ help:
 	@echo "make causal       the direction ablated or added at given layers only (LAYERS=9,15,18), beside controls"
 	@echo "make behaviour    does a prompt's projection predict its refusal and its severity?"
 	@echo "make subspace     one direction or many? nested bases ablated dimension by dimension, the rank with its interval"
+	@echo "make doctor       is this model usable, and what is known of it: template, write sites, precision, self-test"
 	@echo "make organism     train an adapter that refuses through K=0,1,2,4,many planted directions (SEEDS=0,1 LAYER=16)"
 	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported (RUNS=50 of each"
 	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
@@ -105,12 +107,13 @@ help:
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
 	@echo "make bench        how long this takes beside plain hooks; benchmarks/results.md"
 	@echo
-	@echo "MODEL=smollm2     an alias (qwen qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
+	@echo "MODEL=smollm2     an alias (qwen qwen1 qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
 	@echo "                  a local folder, a .gguf file, tiny-<family> (random weights, seconds), planted-<k> (refuses through"
 	@echo "                  k directions by formula; PROMPTS= from refusal_nn.planted.write_prompts), or the .safetensors of an adapter that make organism trained"
 	@echo "N=320 SEED=0      prompts per class, seed          DTYPE=auto DEVICE=auto   how to compute"
 	@echo "PROMPTS=          one labelled file, harmful=FILE,harmless=FILE, jbb, xstest, harmful_behaviors,harmless_alpaca"
 	@echo "POSITIONS=-1      -1,-2 or all (tokens after the instruction)      PERMUTATIONS=1000"
+	@echo "SYSTEM=default    system prompt: default (what the template writes by itself), none, or a text of yours"
 	@echo "VAL=32            val prompts per class that layers are compared on      TOKENS=100   new tokens a completion"
 	@echo "ALPHA=1           ablation strengths, as .75,1,1.25    LAYERS=8-20   only these layers (sweep, causal, subspace)"
 	@echo "BACKEND=local     ndif: passes run on an NDIF server (NDIF_HOST, NDIF_API_KEY), prompts leave this machine; simulate"
@@ -193,6 +196,9 @@ else
 similarity: $(INSTALLED)
 	@$(SIMILARITY) --directions="$$DIRECTIONS"
 endif
+
+doctor: $(INSTALLED)
+	@$(PY) -m experiments.doctor $(OPTIONS) --refusal-words="$$REFUSAL_WORDS"
 
 organism: $(INSTALLED)
 	@$(PY) -m experiments.organism --k="$$K" --seeds="$$SEEDS" --layer="$$LAYER" --results="$$RESULTS"

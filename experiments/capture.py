@@ -77,6 +77,7 @@ def origin(args: argparse.Namespace, model: TracedModel) -> dict[str, object]:
         "backend": args.backend,
         "seed": args.seed,
         "template_sha256": model.template.hash,
+        "system_prompt": model.template.system,
     }
 
 

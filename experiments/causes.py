@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from refusal_nn.runs import Stage
 
 Row = dict[str, object]
-ORIGIN = ("model", "revision", "dtype", "device", "backend", "seed", "template_sha256")
+ORIGIN = ("model", "revision", "dtype", "device", "backend", "seed")
+ORIGIN += ("template_sha256", "system_prompt")
 
 
 def options(p: argparse.ArgumentParser) -> None:
@@ -85,13 +86,18 @@ def load(args: argparse.Namespace) -> TracedModel:
     from experiments import console
     from refusal_nn.loading import load
 
-    chosen = (args.dtype, args.device, args.backend)
+    chosen = (args.dtype, args.device, args.backend, args.system)
     name = repr((args.model, cli.model_file(args.model), *chosen))
     if name not in _loaded:
         console.say(f"loading {args.model}")
         _loaded.clear()  # first, so that no two models fill the memory
         _loaded[name] = load(
-            args.model, dtype=args.dtype, device=args.device, remote=remote(args), say=console.say
+            args.model,
+            dtype=args.dtype,
+            device=args.device,
+            system=args.system,
+            remote=remote(args),
+            say=console.say,
         )
         for line in _loaded[name].notes:
             console.say(line)

@@ -65,6 +65,7 @@ def _options() -> dict[str, dict[str, object]]:
             "token positions from the end as -1,-2; or all post-instruction ones: all",
             _positions,
         ),
+        "system": _option("default", "system prompt: default (the template's), none, or a text"),
         "results": _option(Path("results"), "root of the results", Path),
         "figures": _option(Path("figures"), "root of the figures", Path),
     }
@@ -153,6 +154,7 @@ def capture_settings(args: argparse.Namespace) -> Settings:
         "prompts": args.prompts or "bundled",
         "prompts_sha256": _prompt_hashes(args.prompts),
         "positions": args.positions,
+        "system": args.system,
     }
 
 

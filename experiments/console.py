@@ -36,6 +36,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     Console(highlight=False, width=max(width, len(title), console.width)).print(shown)
 
 
+def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """One table of words, left-aligned and wrapped to the window."""
+    shown = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(columns):
+        shown.add_column(escape(name), no_wrap=not i, overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(str(cell)) for cell in row))
+    console.print(shown)
+
+
 @contextlib.contextmanager
 def forecast_progress(
     model: TracedModel, prompts: Sequence[str], positions: Sequence[int]

@@ -173,7 +173,7 @@ def _begins(model: TracedModel, adapter: Adapter, prompts: Sequence[Prompt]) -> 
     from refusal_nn.tracing import next_token_logits
 
     planted = dataclasses.replace(model, adapter=adapter)
-    tokens = refusal_tokens(model.lm.tokenizer, _first_words())
+    tokens = refusal_tokens(model.template, _first_words())
     return begins_refusal(next_token_logits(planted, [p.prompt for p in prompts]), tokens).double()
 
 

@@ -17,7 +17,7 @@ from refusal_nn.directions import difference_in_means, unit
 
 Row = dict[str, object]
 ORIGIN = ("model", "revision", "dtype", "device", "backend", "seed")
-ORIGIN += ("template_sha256", "prompt_set_sha256")
+ORIGIN += ("template_sha256", "system_prompt", "prompt_set_sha256")
 PROMPT_COLUMNS = ("id", "label", "split", "category", "severity")
 
 

@@ -14,7 +14,7 @@ from refusal_nn.errors import ModelError
 from refusal_nn.interventions import DirectionalAblation
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import LABELS, load_prompts
-from refusal_nn.tracing import capture, last_states, next_token_logits
+from refusal_nn.tracing import capture, next_token_logits, shares
 
 # Unlike lengths, so that padding matters.
 PROBES = (
@@ -36,7 +36,7 @@ def self_tested(model: TracedModel) -> TracedModel:
 
     batch_error: a prompt's logits in a left-padded batch against alone. prefix_error: the same with
     a shared, cached prefix; too large a value only turns sharing off. noop_identical: an ablation
-    of strength 0 changes no bit. ablation_residue: largest |h·v| / |h| after the last block when a
+    of strength 0 changes no bit. ablation_residue: largest |h·v| / |h| after any block when a
     random unit v is ablated at every write.
     """
     alone = next_token_logits(model, PROBES, share_prefix=False, token_budget=1)
@@ -57,17 +57,17 @@ def self_tested(model: TracedModel) -> TracedModel:
     )
     found["noop_identical"] = torch.equal(unchanged, together)
     _require(found["noop_identical"], model, "an ablation of strength 0 changes the logits, or")
-    stream = last_states(model, PROBES, DirectionalAblation(basis))
-    found["ablation_residue"] = float((stream @ basis.cpu()[0]).abs().div(stream.norm(dim=1)).max())
+    left = shares(model, PROBES, basis.cpu(), DirectionalAblation(basis)).max(dim=0).values
+    found["ablation_residue"] = float(left.max())
     _require(
         found["ablation_residue"] <= RESIDUE[model.dtype],
         model,
-        f"ablating a direction leaves {found['ablation_residue']:.1e} "
-        f"of the stream along it (allowed {RESIDUE[model.dtype]:.0e}): add this architecture's "
-        "write sites to FAMILIES, or",
+        f"ablating a direction leaves {found['ablation_residue']:.1e} of the stream along it, from "
+        f"block {int((left > RESIDUE[model.dtype]).int().argmax())} on (allowed "
+        f"{RESIDUE[model.dtype]:.0e}): add this architecture's write sites to FAMILIES, or",
     )
-    shares = found.get("prefix_error", float("inf")) <= LOGITS[model.dtype]
-    return dataclasses.replace(model, shares_prefix=shares, self_test=found)
+    sharing = found.get("prefix_error", float("inf")) <= LOGITS[model.dtype]
+    return dataclasses.replace(model, shares_prefix=sharing, self_test=found)
 
 
 def _relative(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -201,7 +201,9 @@ class Reading:
             yield Step((layer, BLOCK), functools.partial(self._read, block))
 
     def _read(self, block: object) -> None:
-        self.into.append(block.output[:, list(self.positions)].clone())
+        out = block.output
+        stream = out[0] if isinstance(out, tuple) else out
+        self.into.append(stream[:, list(self.positions)].clone())
 
 
 def _edit(place: tuple[int, int], site: object, change: Callable[[Tensor], Tensor]) -> Step:

@@ -11,9 +11,9 @@ import refusal_nn.tracing  # noqa: F401  isort: skip
 import torch
 from nnsight import TransformersModel
 
-from refusal_nn import checks, sources
+from refusal_nn import checks, sites, sources
 from refusal_nn.errors import InputError, ModelError
-from refusal_nn.models import MODELS, ModelSpec, TracedModel, family_of
+from refusal_nn.models import FAMILIES, MODELS, ModelSpec, TracedModel
 from refusal_nn.names import adapter_file
 from refusal_nn.organisms import plant, read_organism
 from refusal_nn.templates import read_template, stop_ids
@@ -33,6 +33,7 @@ def load(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    system: str = "default",
     remote: Remote | str | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> TracedModel:
@@ -42,6 +43,7 @@ def load(
     device: cuda, mps, cpu, or auto: the first of them that is there. dtype: float32, bfloat16,
     float16, or auto: bfloat16 where the device computes in it, the self-test passes and it turns no
     direction (checks.precision_loss), else float32. What was chosen, and why, is in model.notes.
+    system: the system prompt: default (what the template writes by itself), none, or a text.
     remote: an NDIF server, as ndif.Remote says, on which all passes run; or "simulate": packed as
     for a server, run here. say: told what a user must know before prompts leave the machine.
     Raises InputError for an unknown name or option, ModelError for a model that is missing, gated
@@ -50,12 +52,13 @@ def load(
     adapter = adapter_file(name)
     if adapter is not None:
         organism = read_organism(adapter)
-        base = load(organism.about["base"], dtype=dtype, device=device, remote=remote, say=say)
+        options = {"dtype": dtype, "device": device, "system": system}
+        base = load(organism.about["base"], **options, remote=remote, say=say)
         return checks.self_tested(plant(base, organism, name, adapter))
     if remote == "simulate":
         from refusal_nn.services import Simulation
 
-        here = load(name, dtype=dtype, device=device)
+        here = load(name, dtype=dtype, device=device, system=system)
         service = Simulation(here.device.type, here.dtype)
         note = "simulated: requests are packed as for a server and run here"
         return _noted(dataclasses.replace(here, service=service), [note])
@@ -64,7 +67,7 @@ def load(
 
         if (dtype, device) != ("auto", "auto"):
             raise InputError("DTYPE and DEVICE are the server's with BACKEND=ndif; leave them auto")
-        tested = checks.self_tested(connect(name, remote, say))
+        tested = checks.self_tested(connect(name, remote, say, system))
         kept = dataclasses.replace(tested.service, asked_at=None)
         return _noted(dataclasses.replace(tested, service=kept), [])
     target = _device(device)
@@ -75,14 +78,15 @@ def load(
     if chosen == "auto":
         chosen = "bfloat16" if _computes_bfloat16(target) else "float32"
     if chosen == "float32":
-        return _noted(checks.self_tested(_wrapped(name, torch.float32, target)), [])
+        return _noted(checks.self_tested(_wrapped(name, torch.float32, target, system)), [])
     needed, free = 4 * sources.parameter_count(name), checks.free_bytes(target)
     # The float32 original stays until the narrow copy has passed.
     if 1.6 * needed > free:
-        model = checks.self_tested(_wrapped(name, DTYPES[chosen], target))
+        model = checks.self_tested(_wrapped(name, DTYPES[chosen], target, system))
         reason = f"the loss by {chosen} was not measured: float32 takes {1.6 * needed / 1e9:.0f} GB"
         return _noted(model, [reason])
-    return _narrowed(_wrapped(name, torch.float32, target), chosen, may_refuse=dtype == "auto")
+    wide = _wrapped(name, torch.float32, target, system)
+    return _narrowed(wide, chosen, may_refuse=dtype == "auto")
 
 
 def _narrowed(wide: TracedModel, chosen: str, *, may_refuse: bool) -> TracedModel:
@@ -118,7 +122,7 @@ def _noted(model: TracedModel, notes: list[str]) -> TracedModel:
     where = f"{model.device} in {str(model.dtype).removeprefix('torch.')}"
     if model.service is not None:
         return dataclasses.replace(model, notes=(*model.notes, *notes))
-    return dataclasses.replace(model, notes=(where, *notes))
+    return dataclasses.replace(model, notes=(where, *notes, *model.notes))
 
 
 def _device(device: str) -> str:
@@ -144,14 +148,18 @@ def _computes_bfloat16(device: str) -> bool:
     return device == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def _wrapped(name: str, dtype: torch.dtype, device: str) -> TracedModel:
+def _wrapped(name: str, dtype: torch.dtype, device: str, system: str) -> TracedModel:
     hf, tokenizer, revision = sources.fetch(name, dtype)
-    family = family_of(name, hf.config)
     hf = hf.to(device).eval().requires_grad_(False)
+    known = FAMILIES.get(hf.config.model_type)
+    family = known or sites.infer(name, hf)
     sources.set_pad_token(tokenizer, hf.get_input_embeddings().num_embeddings)
     # Passed even where nnsight could find it: its search fails with transformers 5.
     lm = TransformersModel(hf, task="text-generation", tokenizer=tokenizer)
-    template = read_template(tokenizer)
+    template = read_template(tokenizer, system)
     stops = stop_ids(hf.generation_config, template)
     words = MODELS.get(name, ModelSpec(name)).refusal_words
-    return TracedModel(name, lm, template, family, revision, stops, refusal_words=words)
+    notes = template.notes if known else (*template.notes, f"write sites were inferred: {family}")
+    return TracedModel(
+        name, lm, template, family, revision, stops, notes=notes, refusal_words=words
+    )

@@ -7,6 +7,7 @@ in FAMILIES.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,14 @@ FAMILIES = {  # by config.model_type
 
 
 def family_of(name: str, config: object) -> Family:
-    """The family of a model by its configuration. Raises ModelError where it is not known."""
+    """The family of a model whose weights are elsewhere, by its configuration. Raises ModelError
+    where it is not known."""
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ModelError(
-            f"{name} is a {config.model_type} model; known are {', '.join(FAMILIES)}; add a row "
-            "to FAMILIES in refusal_nn/models.py, and the self-test on load will check it"
+            f"{name} is a {config.model_type} model; known are {', '.join(FAMILIES)}; others are "
+            "inferred where the weights are on this machine (BACKEND=local); or add a row to "
+            "FAMILIES in refusal_nn/models.py, and the self-test on load will check it"
         )
     return family
 
@@ -77,13 +80,15 @@ class ModelSpec:
     """Where a model comes from: a Hub repository (with a revision if pinned), or embedded (from the
     package index).
 
-    dtype: what DTYPE=auto means for it, where that is known. refusal_words: first words of its
+    qwen1: a Qwen-1 model, read as Qwen2's architecture (qwen1.py). dtype: what DTYPE=auto means for
+    it, where that is known. refusal_words: first words of its
     refusals, of which the refusal score sums the probabilities.
     """
 
     repo: str
     revision: str | None = None
     embedded: bool = False
+    qwen1: bool = False
     dtype: str = "auto"
     refusal_words: tuple[str, ...] = REFUSAL_WORDS
 
@@ -94,11 +99,12 @@ MODELS = {
     "smollm2": ModelSpec("HuggingFaceTB/SmolLM2-135M-Instruct", embedded=True, dtype="float32"),
     "qwen": ModelSpec("Qwen/Qwen2.5-1.5B-Instruct"),
     "qwen3": ModelSpec("Qwen/Qwen3-1.7B"),
-    "gemma2b": ModelSpec("google/gemma-2b-it"),
+    "qwen1": ModelSpec("Qwen/Qwen-1_8B-Chat", qwen1=True, refusal_words=("I", "As")),
+    "gemma2b": ModelSpec("google/gemma-2b-it", refusal_words=("I",)),
     "phi3": ModelSpec("microsoft/Phi-3-mini-4k-instruct"),
-    "llama1b": ModelSpec("meta-llama/Llama-3.2-1B-Instruct"),
-    "llama3b": ModelSpec("meta-llama/Llama-3.2-3B-Instruct"),
-    "llama8b": ModelSpec("meta-llama/Llama-3.1-8B-Instruct"),
+    "llama1b": ModelSpec("meta-llama/Llama-3.2-1B-Instruct", refusal_words=("I",)),
+    "llama3b": ModelSpec("meta-llama/Llama-3.2-3B-Instruct", refusal_words=("I",)),
+    "llama8b": ModelSpec("meta-llama/Llama-3.1-8B-Instruct", refusal_words=("I",)),
 }
 
 
@@ -139,7 +145,7 @@ class TracedModel:
     @property
     def base(self) -> object:
         """Envoy of the decoder below the head."""
-        return getattr(self.lm, self.family.base)
+        return functools.reduce(getattr, self.family.base.split("."), self.lm)
 
     @property
     def blocks(self) -> object:
@@ -151,17 +157,22 @@ class TracedModel:
         return getattr(self.base, self.family.embedding)
 
     @property
+    def text_config(self) -> object:
+        """The decoder's configuration, of a model that also sees images its part."""
+        return self.module.config.get_text_config()
+
+    @property
     def n_layers(self) -> int:
-        return self.module.config.num_hidden_layers
+        return self.text_config.num_hidden_layers
 
     @property
     def d_model(self) -> int:
-        return self.module.config.hidden_size
+        return self.text_config.hidden_size
 
     @property
     def window(self) -> float:
         """Tokens that the shortest-sighted attention layer can see."""
-        return getattr(self.module.config, "sliding_window", None) or float("inf")
+        return getattr(self.text_config, "sliding_window", None) or float("inf")
 
     @property
     def dtype(self) -> torch.dtype:

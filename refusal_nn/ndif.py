@@ -46,7 +46,10 @@ class Remote:
 
 
 def connect(
-    name: str, remote: Remote, say: Callable[[str], object] = lambda line: None
+    name: str,
+    remote: Remote,
+    say: Callable[[str], object] = lambda line: None,
+    system: str = "default",
 ) -> TracedModel:
     """A model on the server of nnsight's settings (NDIF_HOST, NDIF_API_KEY), without its self-test.
 
@@ -65,7 +68,7 @@ def connect(
     _require_versions(host, remote.mismatch, say)
     lm, config = _meta(source, name)
     family = family_of(name, config)
-    template = read_template(lm.tokenizer)
+    template = read_template(lm.tokenizer, system)
     _forget(remote.folder)
     deadline = time.time() + 60 * remote.minutes
     service = services.Ndif(
@@ -82,6 +85,7 @@ def connect(
         family,
         revision,
         stops,
+        notes=template.notes,
         shares_prefix=False,
         refusal_words=words,
         service=service,

@@ -62,7 +62,7 @@ class Shared:
         cls, model: TracedModel, intervention: Intervention | None, prefix: Sequence[int]
     ) -> Shared:
         """Of a call on this machine's or a server's model."""
-        about = (model.module.config, model.lm.tokenizer.pad_token_id)
+        about = (model.text_config, model.lm.tokenizer.pad_token_id)
         where = (str(model.device), model.device_type)
         return cls(model.shipped(), intervention, tuple(prefix), *about, *where)
 
@@ -157,15 +157,12 @@ def summed(found: Sequence[Moments]) -> list[Moments]:
     return [(*part[:2], total if part is found[-1] else None) for part in found]
 
 
-def last_states(shared: Shared, feed: Feed) -> Tensor:
-    """Residual stream after the last block at all tokens, (token, d_model) float32 on CPU."""
-    model, inputs = shared.model, shared.inputs(feed)
-    with torch.no_grad(), model.lm.trace(inputs) as tracer:
-        apply(model, shared.edit(feed))
-        *_, last = model.blocks  # by number from the end it would ask modules that may not be there
-        stream = nnsight.save(last.output.clone())
-        tracer.stop()
-    return stream[inputs["attention_mask"].bool()].float().cpu()
+def shares(shared: Shared, feed: Feed, basis: Tensor) -> Tensor:
+    """|h Bᵀ| / |h| of the stream after every block at all tokens, (token, layer) float32 on CPU;
+    rows of B (rank, d_model) orthonormal, on CPU."""
+    mask = feed.batch.attention_mask.bool()
+    stream = states(shared, feed, range(mask.shape[1]))[:, mask]
+    return ((stream @ basis.T).norm(dim=-1) / stream.norm(dim=-1)).T
 
 
 def logits(shared: Shared, feed: Feed) -> Tensor:

@@ -11,19 +11,19 @@ from torch import Tensor
 from refusal_nn.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from refusal_nn.templates import Template
 
 EPSILON = 1e-8
 
 
-def refusal_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
+def refusal_tokens(template: Template, words: Sequence[str]) -> list[int]:
     """Ids of the words that are one token at the start of an answer; a piece of a word would also
     begin others.
 
     Raises ModelError if none is.
     """
-    encoded = [tokenizer.encode(word, add_special_tokens=False) for word in words]
-    found = list(dict.fromkeys(ids[0] for ids in encoded if len(ids) == 1))
+    firsts = [template.first_token(word) for word in words]
+    found = list(dict.fromkeys(first for first in firsts if first is not None))
     if not found:
         raise ModelError(f"none of the refusal words {', '.join(words)} is one token here")
     return found

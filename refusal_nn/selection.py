@@ -22,7 +22,7 @@ Row = dict[str, object]
 
 def tokens_of_refusal(model: TracedModel, words: Sequence[str] = ()) -> list[int]:
     """Ids of the first tokens of this model's refusals: of `words` if given, else of its own."""
-    return refusal_tokens(model.lm.tokenizer, words or model.refusal_words)
+    return refusal_tokens(model.template, words or model.refusal_words)
 
 
 def filter_by_refusal(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import os
 import struct
@@ -17,17 +18,19 @@ from typing import NamedTuple
 
 import torch
 from huggingface_hub import errors as hub
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
-from refusal_nn import planted, tiny
+from refusal_nn import planted, qwen1, tiny
 from refusal_nn.embedded import SHA256, cache_folder, embedded_model
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.files import sha256, write_text
@@ -73,6 +76,17 @@ def embedded_folder(name: str) -> Path:
     return folder
 
 
+def outline(name: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """Configuration and tokenizer alone. Raises as fetch does."""
+    if name.startswith(("tiny-", "planted-")):
+        model, tokenizer, _ = fetch(name, torch.float32)
+        return model.config, tokenizer
+    source, options = _located(name)
+    with explained(name, options):
+        config = AutoConfig.from_pretrained(source, **options)
+        return config, AutoTokenizer.from_pretrained(source, padding_side="left", **options)
+
+
 def parameter_count(name: str) -> int:
     """How many parameters the model has, from its configuration alone. Raises as fetch does."""
     if name.startswith("tiny-"):
@@ -97,6 +111,8 @@ def _located(name: str) -> tuple[str, dict[str, object]]:
     if is_folder(path):
         if not (path / "config.json").exists():
             raise ModelError(f"{path} holds no config.json, so it is no model's folder")
+        if qwen1.is_qwen1(path):
+            return str(_as_qwen2(path.resolve(), folder_revision(path))), options
         return str(path), options
     if spec is None and name.count("/") != 1:
         raise InputError(
@@ -106,12 +122,27 @@ def _located(name: str) -> tuple[str, dict[str, object]]:
         )
     if spec is None:
         return name, options
-    return spec.repo, options | {"revision": spec.revision or "main"}
+    options |= {"revision": spec.revision or "main"}
+    if spec.qwen1:
+        with explained(name, options):
+            files = {"allow_patterns": qwen1.FILES, "revision": options["revision"]}
+            path = Path(snapshot_download(spec.repo, **files))
+        return str(_as_qwen2(path, f"{spec.repo}@{path.name}")), options
+    return spec.repo, options
+
+
+def _as_qwen2(source: Path, made_of: str) -> Path:
+    """A Qwen-1 folder as one that transformers can read, made once and kept."""
+    kept = cache_folder() / f"qwen1-{hashlib.sha256(str(source).encode()).hexdigest()[:12]}"
+    with explained(str(source), {"gguf_file": None}):
+        return qwen1.convert(source, kept, made_of)
 
 
 def _revision(source: Path, options: dict[str, object], model: PreTrainedModel) -> str:
     if options["gguf_file"]:
         return f"sha256:{sha256(source / options['gguf_file'])}"
+    if is_file(source / qwen1.MARK):
+        return (source / qwen1.MARK).read_text(encoding="utf-8")
     if is_folder(source):
         return folder_revision(source)
     return getattr(model.config, "_commit_hash", None) or "unknown"

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from refusal_nn.conversations import ASKED, DEFAULT, OPTIONS, note, placed, switches, written
 from refusal_nn.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-# Read only by templates that know them: no thinking block (Qwen3), and no date of today (Llama
-# 3.x), which would give other activations tomorrow. The date is Llama 3.1's own default.
-OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 # Probes that end and begin unlike each other: what their renderings share at the end is the
 # template's.
 PROBES = ("Name a river", "What is 7 + 5?", "List three colours.", "hello (x)")
@@ -25,19 +23,30 @@ PROBES = ("Name a river", "What is 7 + 5?", "List three colours.", "hello (x)")
 @dataclass(frozen=True)
 class Template:
     """A tokenizer's chat template as used: post_ids are the tokens after the instruction, tokens
-    their strings."""
+    their strings.
+
+    asked: the system prompt asked for: default (the template's own, if it writes one), none, or a
+    text. system: what is written before the user's turn, the BOS apart; None where a template made
+    for one turn does not let it be told. cut: of what the template writes there by itself, what is
+    left out. notes: what was chosen, in words.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     post_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     hash: str
+    asked: str = DEFAULT
+    system: str | None = ""
+    cut: str = ""
+    notes: tuple[str, ...] = ()
 
     def render(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt as one user turn with the generation prompt, just as the
-        template gives them."""
+        template gives them (but for a system prompt that is left out)."""
         # The same prompt is often asked under many interventions.
         distinct = list(dict.fromkeys(prompts))
-        ids = dict(zip(distinct, _ids(self.tokenizer, distinct), strict=True))
+        rendered = _ids(self.tokenizer, distinct, self.asked, self.cut)
+        ids = dict(zip(distinct, rendered, strict=True))
         return [list(ids[prompt]) for prompt in prompts]
 
     def token(self, pos: int) -> str:
@@ -45,42 +54,68 @@ class Template:
         instruction."""
         return self.tokens[pos] if -pos <= len(self.tokens) else "(instruction)"
 
+    def first_token(self, word: str) -> int | None:
+        """The token that an answer of this one word begins with; None where the word is more than
+        one.
 
-def read_template(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """Find the post-instruction tokens and check the rendering. Raises ModelError where the
-    template cannot be trusted."""
+        Asked of an answer that the template writes: after [/INST] another token stands for `I` than
+        after a new line (Llama 2).
+        """
+        tokenizer, begun = self.tokenizer, self.render([ASKED])[0]
+        talk = written(tokenizer, ASKED, word, system=self.asked, generation=False)
+        ids = tokenizer(talk.replace(self.cut, "", 1), add_special_tokens=False)["input_ids"]
+        if ids[: len(begun)] != begun or len(ids) == len(begun):
+            # Its answers are written otherwise than they are begun.
+            ids, begun = tokenizer.encode(word, add_special_tokens=False), []
+        first = ids[len(begun)]
+        return first if tokenizer.decode([first]).strip() == word else None
+
+
+def read_template(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> Template:
+    """Find the post-instruction tokens and check the rendering with this system prompt: default,
+    none, or a text.
+
+    Raises ModelError where the template cannot be trusted, InputError where it has no place for
+    such a system prompt.
+    """
     if not tokenizer.chat_template:
         raise ModelError(
             "the tokenizer has no chat template, so this is no chat model; use its "
             "instruction-tuned version"
         )
-    rendered = _ids(tokenizer, PROBES)
+    before, cut = placed(tokenizer, system)
+    rendered = _ids(tokenizer, PROBES, system, cut)
     post = _common_suffix(rendered)
     if not post:
         raise ModelError(
             "the chat template puts no token after the instruction, so there is no position to read"
         )
-    _check(tokenizer, rendered, post)
+    _check(tokenizer, rendered, post, system, cut)
     sample = json.dumps([tokenizer.chat_template, OPTIONS, rendered])
+    digest = hashlib.sha256(sample.encode()).hexdigest()
     tokens = tuple(tokenizer.decode([i]) for i in post)
-    return Template(tokenizer, tuple(post), tokens, hashlib.sha256(sample.encode()).hexdigest())
+    notes = (note(system, before, cut), *switches(tokenizer))
+    return Template(tokenizer, tuple(post), tokens, digest, system, before, cut, notes)
 
 
 def stop_ids(generation: GenerationConfig | None, template: Template) -> frozenset[int]:
     """The checkpoint's own stop tokens, and the template's end of turn: a GGUF file names only
     one."""
     tokenizer = template.tokenizer
-    found = {template.post_ids[0]} & set(tokenizer.all_special_ids)
+    end = template.post_ids[0]
+    # transformers' all_special_ids holds only those with a role, not Llama 3's <|eot_id|>.
+    marked = getattr(tokenizer.added_tokens_decoder.get(end), "special", False)
+    found = {end} if marked or end in tokenizer.all_special_ids else set()
     for ids in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
         found |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
     return frozenset(found)
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    return tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=True, **OPTIONS
-    )["input_ids"]
+def _ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], system: str, cut: str
+) -> list[list[int]]:
+    texts = [written(tokenizer, prompt, system=system).replace(cut, "", 1) for prompt in prompts]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def _common_suffix(rows: Sequence[Sequence[int]]) -> list[int]:
@@ -91,21 +126,17 @@ def _common_suffix(rows: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _check(
-    tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Sequence[int]], post: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase,
+    rendered: Sequence[Sequence[int]],
+    post: Sequence[int],
+    system: str,
+    cut: str,
 ) -> None:
     for probe, ids in zip(PROBES, rendered, strict=True):
-        turn = [{"role": "user", "content": probe}]
-        full = tokenizer.apply_chat_template(
-            turn, add_generation_prompt=True, tokenize=False, **OPTIONS
-        )
-        bare = tokenizer.apply_chat_template(
-            turn, add_generation_prompt=False, tokenize=False, **OPTIONS
-        )
-        if tokenizer(full, add_special_tokens=False)["input_ids"] != list(ids):
-            raise ModelError(
-                "the template's token ids differ from the ids of its text; the tokenizer cannot "
-                "be trusted"
-            )
+        full = written(tokenizer, probe, system=system)
+        bare = written(tokenizer, probe, system=system, generation=False)
+        if cut not in full.partition(probe)[0]:
+            raise ModelError("the template's own system prompt depends on the prompt")
         generation_prompt = full.removeprefix(bare)
         if generation_prompt != full and not tokenizer.decode(ids).endswith(generation_prompt):
             raise ModelError(

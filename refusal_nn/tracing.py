@@ -91,22 +91,26 @@ def next_token_logits(
         token_budget=token_budget,
         share=share_prefix,
     )
-    size = FLOAT * model.module.config.vocab_size
+    size = FLOAT * model.text_config.vocab_size
     for feed, found in _run(model, todo, intervention, size, passes.logits):
         for row, values in zip(feed.batch.rows, found, strict=True):
             logits[row] = values
     return torch.stack(logits)
 
 
-def last_states(
-    model: TracedModel, prompts: Sequence[str], intervention: Intervention | None = None
+def shares(
+    model: TracedModel,
+    prompts: Sequence[str],
+    basis: Tensor,
+    intervention: Intervention | None = None,
 ) -> Tensor:
-    """Residual stream after the last block, all positions of all prompts, (token, d_model)
-    float32."""
+    """How much of the residual stream lies in span(basis) after every block, at all positions of
+    all prompts: |h Bᵀ| / |h|, (token, layer) float32. basis: (rank, d_model), orthonormal, on
+    CPU."""
     todo = plan(model, model.template.render(prompts), intervention=intervention, share=False)
-    size = FLOAT * model.d_model * max(feed.batch.input_ids.shape[1] for feed in todo.feeds)
-    run = _run(model, todo, intervention, size, passes.last_states)
-    return torch.cat([stream for _, stream in run])
+    size = FLOAT * model.n_layers * max(feed.batch.input_ids.shape[1] for feed in todo.feeds)
+    run = _run(model, todo, intervention, size, passes.shares, basis)
+    return torch.cat([found for _, found in run])
 
 
 def generate(

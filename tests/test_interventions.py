@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refusal_nn.interventions import DirectionalAblation, orthonormal, project_out
-from refusal_nn.tracing import last_states, next_token_logits
+from refusal_nn.tracing import next_token_logits, shares
 
 
 def random_basis(rank, width, seed=0):
@@ -58,8 +58,10 @@ def test_dependent_vectors_have_no_orthonormal_basis():
 
 def test_ablation_leaves_no_component_along_the_basis_in_any_family(tiny_model, texts):
     basis = random_basis(3, tiny_model.d_model)
-    stream = last_states(tiny_model, texts, DirectionalAblation(basis))
-    assert (stream @ basis.T).abs().max() <= 1e-5 * stream.norm(dim=1).max()
+    left = shares(tiny_model, texts, basis, DirectionalAblation(basis))
+    assert left.shape[1] == tiny_model.n_layers
+    assert left.max() <= 1e-5
+    assert shares(tiny_model, texts, basis).min(dim=0).values.max() > 1e-3
 
 
 def test_ablation_equals_plain_torch_hooks_in_any_family(tiny_model, texts):

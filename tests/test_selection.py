@@ -83,7 +83,7 @@ def test_kl_is_zero_only_for_equal_distributions_and_is_the_textbook_sum():
 
 def test_refusal_tokens_are_whole_words_at_the_start_of_an_answer(smollm2):
     tokenizer = smollm2.lm.tokenizer
-    tokens = refusal_tokens(tokenizer, ("I", "As", "I", "Unquestionably"))
+    tokens = refusal_tokens(smollm2.template, ("I", "As", "I", "Unquestionably"))
     assert [tokenizer.decode([t]) for t in tokens] == ["I", "As"]
     with pytest.raises(ModelError, match="is one token"):
-        refusal_tokens(tokenizer, ("Unquestionably",))
+        refusal_tokens(smollm2.template, ("Unquestionably",))

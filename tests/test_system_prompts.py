@@ -1,0 +1,122 @@
+"""The published systems' ways of writing a conversation: what each writes by itself, and what
+SYSTEM= makes of it."""
+
+import pytest
+from chats import (
+    CHATML,
+    DATED,
+    GIVEN,
+    HEADER,
+    INJECTED,
+    INST,
+    MACHINE,
+    SHAPES,
+    THINKING,
+    TODAY,
+    TURN,
+    tokenizer_of,
+)
+
+from refusal_nn.errors import InputError
+from refusal_nn.loading import load
+from refusal_nn.templates import read_template, stop_ids
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_system_prompt_is_the_templates_own_or_none_or_the_given_one(shape):
+    source, default, none, given = SHAPES[shape]
+    tokenizer = tokenizer_of(source)
+    for system, expected in (("default", default), ("none", none), ("Be kind.", given)):
+        if expected is None:
+            with pytest.raises(InputError, match="takes no system prompt"):
+                read_template(tokenizer, system)
+            continue
+        template = read_template(tokenizer, system)
+        assert tokenizer.decode(template.render(["hi"])[0]) == expected
+        assert (template.hash == read_template(tokenizer).hash) == (expected == default)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_post_instruction_tokens_are_the_same_under_any_system_prompt(shape):
+    source, *_, given = SHAPES[shape]
+    tokenizer = tokenizer_of(source)
+    systems = ["default", "none", *(["Be kind."] if given else [])]
+    assert len({read_template(tokenizer, system).post_ids for system in systems}) == 1
+
+
+def test_a_bos_that_begins_turns_is_not_doubled_where_the_system_prompt_is_left_out():
+    tokenizer = tokenizer_of(INJECTED, bos_token="<|im_start|>")
+    template = read_template(tokenizer, "none")
+    assert tokenizer.decode(template.render(["hi"])[0]) == TURN
+    assert template.cut == MACHINE
+
+
+@pytest.mark.parametrize(
+    ("source", "system", "notes"),
+    [
+        (INJECTED, "default", (f"system prompt: the template's own, {MACHINE!r}",)),
+        (INJECTED, "none", ("system prompt: none, the template's own is left out",)),
+        (CHATML, "none", ("system prompt: none",)),
+        (CHATML, "Be kind.", (f"system prompt: given, {GIVEN!r}",)),
+        (THINKING, "default", ("system prompt: none", "thinking is switched off")),
+        (
+            CHATML.replace("assistant\n{%", "assistant\n<think>\n{%"),
+            "none",
+            ("system prompt: none", "the template opens a thinking block and has no switch for it"),
+        ),
+        (TODAY, "none", ("system prompt: none, the template's own is left out",)),
+    ],
+)
+def test_what_was_chosen_is_said(source, system, notes):
+    assert read_template(tokenizer_of(source), system).notes[: len(notes)] == notes
+
+
+@pytest.mark.parametrize("source", [DATED, TODAY])
+def test_no_date_of_today_is_written_and_that_is_said(source):
+    template = read_template(tokenizer_of(source))
+    assert "2024" in template.tokenizer.decode(template.render(["hi"])[0])
+    assert template.notes[-1] == "the template's date is fixed at 26 Jul 2024"
+
+
+def test_an_empty_system_prompt_and_one_that_cannot_be_cut_are_refused():
+    with pytest.raises(InputError, match="SYSTEM= is empty"):
+        read_template(tokenizer_of(CHATML), " ")
+    # Made for one turn: where a question opens cannot be told from a second one.
+    once = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + INJECTED
+    template = read_template(tokenizer_of(once))
+    assert template.system is None
+    assert template.notes[0].endswith("cannot be told")
+    with pytest.raises(InputError, match=r"SYSTEM=none: it cannot be told"):
+        read_template(tokenizer_of(once), "none")
+
+
+def test_an_end_of_turn_without_a_role_still_ends_an_answer():
+    # Llama 3: eos is <|end_of_text|>, turns end with <|eot_id|>.
+    tokenizer = tokenizer_of(HEADER, eos_token="<|im_end|>")
+    end = tokenizer.convert_tokens_to_ids("<|eot|>")
+    assert end not in tokenizer.all_special_ids
+    assert stop_ids(None, read_template(tokenizer)) == {end, tokenizer.eos_token_id}
+
+
+def test_a_first_token_is_the_one_that_stands_after_the_prompt():
+    # After [/INST] an answer begins with a space, after a new line it does not (Llama 2).
+    for source, expected in ((INST, " I"), (CHATML, "I"), (THINKING, "I"), (INJECTED, "I")):
+        template = read_template(tokenizer_of(source), "none")
+        assert template.tokenizer.decode([template.first_token("I")]) == expected
+        assert template.first_token("Unquestionably") is None
+
+
+def test_a_loaded_model_has_the_system_prompt_asked_for_and_says_so(texts):
+    models = {s: load("tiny-qwen2", dtype="float32", system=s) for s in ("default", "none", "Hm.")}
+    heads = {
+        s: model.lm.tokenizer.decode(model.template.render(["hi"])[0])
+        for s, model in models.items()
+    }
+    assert heads["default"].startswith("<|im_start|>system\nYou are a small model.<|im_end|>\n")
+    assert heads["none"].startswith("<|im_start|>user\nhi")
+    assert heads["Hm."].startswith("<|im_start|>system\nHm.<|im_end|>\n<|im_start|>user\nhi")
+    assert [m.notes[-1].partition(",")[0] for m in models.values()] == [
+        "system prompt: the template's own",
+        "system prompt: none",
+        "system prompt: given",
+    ]
