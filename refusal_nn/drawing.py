@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from refusal_nn.hover import label_of, name_points
 from refusal_nn.verdicts import MOST_KL
 
 Row = Mapping[str, object]
 Rows = Sequence[Row]
 Draw = Callable[..., object]
 PERCENT, MARGIN = "{x:.0%}", (-0.03, 1.03)  # of an axis of rates
+SELF_EVIDENT = ("id", "class", "arm")  # columns whose cells need no name
 LINE = {"marker": "o", "lw": 1.2, "ms": 4}
 
 
@@ -28,6 +31,30 @@ def strokes(draw: Draw, at: np.ndarray, rows: Rows, name: str, colour: str) -> N
     low, high = numbers(rows, f"{name}_low"), numbers(rows, f"{name}_high")
     shown = np.isfinite(low) & np.isfinite(high)
     draw(at[shown], low[shown], high[shown], color=colour, lw=1.2, alpha=0.6)
+
+
+def name_rows(
+    line: Line2D, rows: Rows, name: str, *keys: str, what: str = "", limits: str | None = None
+) -> None:
+    """Each point says its row's keys, then the column of that name with its interval, of which the
+    columns begin as limits does, or else as name_."""
+    what = what or label_of(line) or line.axes.get_ylabel().replace("\n", " ")
+    ends = [(f"{name}_" if limits is None else limits) + end for end in ("low", "high")]
+    name_points(line, [f"{_keys(row, keys)}: {what} {_value(row, name, *ends)}" for row in rows])
+
+
+def _keys(row: Row, keys: Sequence[str]) -> str:
+    """As `pairs-12, harmful` or `layer 12, alpha 0.5`."""
+    cells = {k: f"{x:.3g}" if isinstance(x := row[k], float) else str(x) for k in keys}
+    return ", ".join(x if k in SELF_EVIDENT else f"{k} {x}" for k, x in cells.items())
+
+
+def _value(row: Row, *names: str) -> str:
+    """As `0.79 [0.70, 0.86]`, or `0.79` without an interval."""
+    value, low, high = ("" if (x := row.get(name)) is None else x for name in names)
+    if "" in (value, low, high):
+        return "not measured" if value == "" else f"{float(value):.4g}"
+    return f"{float(value):.2f} [{float(low):.2f}, {float(high):.2f}]"
 
 
 def counts(rows: Rows) -> str:

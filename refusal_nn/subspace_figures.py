@@ -16,8 +16,9 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from refusal_nn.drawing import LINE, MARGIN, PERCENT, counts, kl_axis, numbers, strokes
+from refusal_nn.drawing import LINE, MARGIN, PERCENT, counts, kl_axis, name_rows, numbers, strokes
 from refusal_nn.figures import HARMFUL, HARMLESS, NEUTRAL, Row, style
+from refusal_nn.hover import plain
 from refusal_nn.verdicts import YES_FROM
 
 Rows = Sequence[Row]
@@ -146,7 +147,8 @@ def _test_rates(axes: Axes, rows: Rows) -> None:
         ("coherence", "coherent", {"color": NEUTRAL, "lw": 0.8, "ls": "-."}, 0.1),
     ):
         look |= {"label": f"{words}, test ({of})", "zorder": 3 - aside}
-        axes.plot(k + aside, numbers(rows, name), **look)
+        (line,) = axes.plot(k + aside, numbers(rows, name), **look)
+        name_rows(line, rows, name, "rank")
         strokes(axes.vlines, k + aside, rows, name, look["color"])
     words = f"complied, random subspaces of\nrank k, test (n={rows[0]['controls_n'] or 0})"
     look = LINE | {"color": GREY, "marker": "s", "label": words}
@@ -170,8 +172,9 @@ def angles(rows: Rows) -> Figure:
         for line in cells
     ]
     shown = _heat(axes, means, words if annotated else [], 90, "viridis")
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
+    ticks, shown_names = range(len(names)), list(map(plain, names))
+    axes.set_xticks(ticks, shown_names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, shown_names)
     axes.set(xlabel="subspace", ylabel="subspace")
     figure.colorbar(shown, ax=axes, label="mean principal angle (degrees)", ticks=range(0, 91, 15))
     return figure
@@ -237,7 +240,8 @@ def calibration_rates(rows: Rows) -> Figure:
     panels = figure.subplots(len(of), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, mine in zip(panels, of, strict=True):
         y, look = np.arange(len(mine), dtype=float), {"ls": "none", "marker": "o", "ms": 5}
-        axes.plot(numbers(mine, "value"), y, **look, color=NEUTRAL, label="measured")
+        (line,) = axes.plot(numbers(mine, "value"), y, **look, color=NEUTRAL, label="measured")
+        name_rows(line, mine, "value", "planted", what=mine[0]["quantity"], limits="")
         axes.hlines(y, numbers(mine, "low"), numbers(mine, "high"), color=NEUTRAL, lw=1.2)
         look |= {"marker": "|", "ms": 15, "mew": 2, "color": GREY, "zorder": 1.5}
         axes.plot(numbers(mine, "bar"), y, **look, label="required")
