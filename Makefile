@@ -48,7 +48,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .SUFFIXES:
 .PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace organism calibrate \
-        show test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
+        show report test lint clean ndif-up ndif-down ndif-run test-ndif FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -96,6 +96,7 @@ help:
 	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported (RUNS=50 of each"
 	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
+	@echo "make report       one HTML page of whatever is finished: the answer, its evidence, figures, how to reproduce it"
 	@echo "make show         print the tables of a finished run again"
 	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
@@ -198,13 +199,20 @@ calibrate: $(INSTALLED)
 	@$(CALIBRATE) --draw
 	@$(CALIBRATE) --show
 
+# Looked at whenever it is asked for, and written anew only if stages, figures or template make it another page. No stage
+# is a prerequisite: a report computes nothing, whatever the settings.
+report: | $(INSTALLED)
+	@$(PY) -m experiments.report --model="$$MODEL" --results="$$RESULTS" --figures="$$FIGURES"
+
 show: | $(INSTALLED)
 	@$(VALIDATE) --show
 	@$(SIMILARITY) --show
 	@for stage in $(STAGES); do if [ -e "$(RUN)/$$stage/summary.json" ]; then \
 	    $(PY) -m experiments.$$stage $(CAUSAL) --show || exit; fi; done
 
+# The report is tested in a browser, which root on Debian gets here; without one its tests say how to get it.
 test: $(INSTALLED)
+	@$(PY) tests/browser.py || true
 	$(PY) -m pytest -n 2 --dist loadfile
 
 # A real NDIF server on this machine's CPU: what BACKEND=ndif is tested against. ACTOR=sandbox is what keys get

@@ -47,9 +47,13 @@ def page(args: argparse.Namespace) -> object:
             f"{folder} holds no finished stage to report; run "
             f"`{report_origin.command('all', args, {})}` first, or one stage of it"
         )
-    of = report_sections.Material(stages, cli.figures_folder(args))
+    asked = report_origin.settings(stages)
+    commands = {name: report_origin.command(name, args, asked) for name in report_origin.STAGES}
+    of = report_sections.Material(stages, cli.figures_folder(args), commands)
     calibrated = report_origin.finished(args.results / "calibrate")
-    drawn = report_sections.Material({"calibrate": calibrated}, args.figures / "calibrate")
+    drawn = report_sections.Material(
+        {"calibrate": calibrated}, args.figures / "calibrate", {"calibrate": "make calibrate"}
+    )
     parts = {name: list(blocks(of)) for name, blocks in report_sections.SECTIONS.items()}
     parts |= {
         "Controls": list(report_frame.controls(of)),
@@ -58,12 +62,7 @@ def page(args: argparse.Namespace) -> object:
         "How to cite": list(report_frame.citation(of)),
         "To reproduce": list(report_frame.reproduction(args, of)),
     }
-    asked = report_origin.settings(stages)
-    missing = [
-        (words, report_origin.command(name, args, asked))
-        for name, words in LACKING.items()
-        if name not in stages
-    ]
+    missing = [(words, commands[name]) for name, words in LACKING.items() if name not in stages]
     answer = report_answer.answer(args.model, stages, missing)
     sections = [Section(name, blocks) for name, blocks in parts.items() if blocks]
     return Page(f"Refusal in {args.model}", answer, sections)

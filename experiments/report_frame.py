@@ -36,7 +36,8 @@ CITATION = (
 METHOD = "Method: Arditi et al. 2024, Refusal in language models is mediated by a single "
 METHOD += "direction, arXiv:2406.11717 (difference in means, directional ablation)."
 ORIGIN = ("model", "revision", "dtype", "device", "backend", "seed")
-FEWEST = {"n": 320, "tokens": 100, "val": 32, "controls": 20, "permutations": 1000}
+USUAL = {"n": 320, "tokens": 100, "val": 32, "controls": 20, "permutations": 1000}
+ENDS = {"value": "", "low": "_low", "high": "_high"}
 
 
 def controls(of: Material) -> Blocks:
@@ -59,9 +60,6 @@ def _beside(stages: Mapping[str, Finished]) -> Iterator[tuple[str, str, str, str
             yield f"first {row['rank']} of the basis", *numbers, _points(over)
 
 
-ENDS = {"value": "", "low": "_low", "high": "_high"}
-
-
 def _points(found: Mapping[str, float]) -> str:
     value, low, high = (100 * found[k] for k in ENDS)
     return f"{value:.0f} [{low:.0f}, {high:.0f}]"
@@ -70,15 +68,17 @@ def _points(found: Mapping[str, float]) -> str:
 def calibration(done: Finished | None, drawn: Material) -> Blocks:
     """The instrument on models of known rank; said where it was not run here."""
     if done is None:
-        words = "`make calibrate` runs every causal stage on models whose rank is planted, and says "
-        yield Words([words + "how often it is found. It has not been run beside these results."])
+        words = "Every causal stage on models whose rank is planted: how often is it found? That "
+        yield Words([words + "has not been run beside these results:"])
+        yield Command(["make calibrate"])
         return
     rows, rates = done.rows("confusion"), done.rows("summary")
     for kind in dict.fromkeys(row["kind"] for row in rows):
         mine = [row for row in rows if row["kind"] == kind]
         table = printed_subspace._confusion_table(mine)
         yield Table(f"{kind}: reported rank by planted rank", *table)
-    yield from drawn.picture("calibrate", "confusion", "Planted rank by reported one; framed: right.")
+    words = "Planted rank by reported one; framed: as planted."
+    yield from drawn.picture("calibrate", "confusion", words)
     yield Table("Rates over planted models", *printed_subspace._rates_table(rates))
     yield Words([f"Not as required: {line}" for line in done.about["missed"]], listed=True)
 
@@ -88,7 +88,7 @@ def limits(of: Material) -> Blocks:
 
 
 def _own_limits(asked: Mapping[str, object]) -> Iterator[str]:
-    for name, usual in FEWEST.items():
+    for name, usual in USUAL.items():
         if name in asked and asked[name] < usual:
             yield f"This run used {name.upper()}={asked[name]}, where {usual} is usual."
     if asked.get("layers"):

@@ -19,8 +19,9 @@ from refusal_nn.runs import Stage
 STAGES = ("capture", "validate", "similarity", "select", "baseline", "sweep", "causal")
 STAGES += ("behaviour", "subspace")
 # Settings that are a variable of make, under the same name.
-VARIABLES = """n seed dtype device backend prompts positions permutations val tokens alpha layers
-    controls max_rank against refusal_words judge keep_text""".split()
+VARIABLES = ("n", "seed", "dtype", "device", "backend", "prompts", "positions", "permutations")
+VARIABLES += ("val", "tokens", "alpha", "layers", "controls", "max_rank", "against")
+VARIABLES += ("refusal_words", "judge", "keep_text")
 # Make's defaults of what other parsers have no option for, or write otherwise in settings.
 DEFAULTS = {"permutations": 1000, "prompts": "bundled", "alpha": [1.0]}
 

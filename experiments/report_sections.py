@@ -12,17 +12,23 @@ from experiments.report_answer import single
 from experiments.report_origin import Finished
 from refusal_nn import verdicts
 from refusal_nn.estimates import Estimate
-from refusal_nn.report import Block, Fold, Picture, Table, Words
+from refusal_nn.report import Block, Command, Fold, Picture, Table, Words
 
 Blocks = Iterator[Block]
+PREDICTED = {
+    "auroc": "AUROC of the projection for refusal",
+    "auroc_harmful": "the same within harmful prompts",
+    "spearman_severity": "Spearman's rho with severity",
+}
 
 
 @dataclass(frozen=True)
 class Material:
-    """Finished stages, and where their figures lie."""
+    """Finished stages, where their figures lie, and the command that makes each stage."""
 
     stages: Mapping[str, Finished]
     figures: Path
+    commands: Mapping[str, str]
 
     def picture(self, stage: str, name: str, caption: str) -> Blocks:
         """A figure, unless it is missing or older than its stage."""
@@ -31,7 +37,8 @@ class Material:
         if path.is_file() and stamp.is_file() and stamp.stat().st_mtime >= made.stat().st_mtime:
             yield Picture(path, caption)
         else:
-            yield Words([f"The figure {name} is not drawn of these results: `make {stage}` does."])
+            yield Words([f"The figure {name} has not been drawn of these results:"])
+            yield Command([self.commands[stage]])
 
 
 def verdict(of: Material) -> Blocks:
@@ -175,11 +182,11 @@ def behaviour(of: Material) -> Blocks:
     done = of.stages.get("behaviour")
     if not done:
         return
-    about, names = done.about, ("auroc", "auroc_harmful", "spearman_severity")
-    words = ("AUROC of the projection for refusal", "the same within harmful prompts")
+    about = done.about
     where = f"layer {about['layer']}, position {about['pos']}"
-    rows = zip((*words, "Spearman with severity"), (_estimate(about[k]) for k in names), strict=True)
-    yield Table(f"What a prompt's projection predicts, at {where}", ("", "[95 %]"), list(rows))
+    rows = [(words, _estimate(about[k])) for k, words in PREDICTED.items()]
+    columns = ("quantity", "estimate [95 %]")
+    yield Table(f"What a prompt's projection predicts, at {where}", columns, rows)
     words = "Left: each prompt's projection, filled where refused (hover a point for its id). "
     words += "Middle: AUROC by layer. Right: predicted against observed refusal. 95 % intervals."
     yield from of.picture("behaviour", "behaviour", words)
@@ -193,7 +200,7 @@ def over_refusal(of: Material) -> Blocks:
         return
     after = (sweep.about.get("refusal_after") if sweep else None) or {}
     rows = [
-        (name, was["n"], _rate(was, "refusal"), _rate(after.get(name, {}), "refusal") or "not asked")
+        (name, was["n"], *(_rate(x, "refusal") or "not asked" for x in (was, after.get(name, {}))))
         for name, was in baseline.about["refusal"].items()
     ]
     columns = ("prompts", "n", "refused untouched [95 %]", "refused, direction ablated [95 %]")

@@ -67,8 +67,14 @@ def kl_axis(axes: Axes) -> None:
     """Logarithmic, with the rule's limit; call it when all is drawn."""
     axes.axhline(MOST_KL, color="black", lw=0.8, ls="--", label=f"KL = {MOST_KL:g} nats")
     # A KL of 0, where a direction has no length, is left out rather than drawn at the edge.
+    log_scale(axes)
+
+
+def log_scale(axes: Axes) -> None:
+    """A logarithmic y axis in plain numbers, as many as there is room for."""
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
+    subs = (1, 2, 5) if high < 1e3 * low else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=range(1, 10) if high < 10 * low else subs))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()

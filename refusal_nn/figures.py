@@ -16,11 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from refusal_nn import hover
-from refusal_nn.drawing import name_rows
+from refusal_nn.drawing import log_scale, name_rows
 from refusal_nn.files import replacing, write_text
 
 HARMFUL, HARMLESS, NEUTRAL, SECOND = "#c8323c", "#2368b0", "#4d4d4d", "#b07aa1"
 Row = Mapping[str, object]
+ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}  # of a panel: its legend
 HELD_OUT = "held-out projection, from the midpoint"
 
 
@@ -78,7 +79,7 @@ def direction_analysis(rows: Sequence[Row], spread: Sequence[Row]) -> Figure:
     name_rows(line, rows, "auroc_crossfit", "layer", limits="auroc_")
     right.fill_between(layers, low, high, color=SECOND, alpha=0.2, lw=0)
     right.set_ylim(min(0.4, *low), 1.02)
-    both.legend(handles=[*both.lines, *right.lines], loc="lower right")
+    both.legend(handles=[*both.lines, *right.lines], **ABOVE)
     return figure
 
 
@@ -87,19 +88,18 @@ def _distance_panel(axes: Axes, rows: Sequence[Row], spread: Sequence[Row]) -> N
     axes.plot(layers, _column(rows, "magnitude"), "o-", ms=3, color=NEUTRAL, label=label)
     axes.set(xlabel="layer", ylabel="distance (activation units)")
     if _column(rows, "magnitude").any():
-        axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+        log_scale(axes)
     right = _right(axes, "share of the mean norm |h|")
     share = _column(spread, "separation_over_norm")
     right.plot(layers, share, "s--", ms=2.5, color=SECOND, label="as share of |h|")
-    axes.legend(handles=[*axes.lines, *right.lines], loc="upper left")
+    axes.legend(handles=[*axes.lines, *right.lines], **ABOVE)
 
 
 def _effect_panel(axes: Axes, rows: Sequence[Row]) -> None:
     layers, d = _column(rows, "layer"), _column(rows, "cohens_d_crossfit")
     low, high = _column(rows, "d_low"), _column(rows, "d_high")
-    in_sample = _column(rows, "cohens_d")
-    axes.plot(layers, in_sample, "o:", ms=2.5, color="#b3b3b3", label="in-sample")
+    look = {"ms": 2.5, "color": "#b3b3b3", "label": "in-sample"}
+    axes.plot(layers, _column(rows, "cohens_d"), "o:", **look)
     (line,) = axes.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="cross-fitted")
     name_rows(line, rows, "cohens_d_crossfit", "layer", limits="d_")
     axes.fill_between(layers, low, high, color=NEUTRAL, alpha=0.2, lw=0, label="95 % interval")
@@ -107,7 +107,7 @@ def _effect_panel(axes: Axes, rows: Sequence[Row]) -> None:
     invalid = ~np.array([bool(row["valid"]) for row in rows])
     axes.plot(layers[invalid], d[invalid], "x", color="black", ms=7, label="not valid")
     axes.set(xlabel="layer", ylabel="Cohen's d (pooled standard deviations)")
-    axes.legend(loc="best")
+    axes.legend(**ABOVE | {"ncols": 3})
 
 
 def _right(axes: Axes, label: str) -> Axes:
@@ -148,13 +148,8 @@ def projection_distributions(
     for chosen, colour, name in ((labels, HARMFUL, "harmful"), (~labels, HARMLESS, "harmless")):
         order = np.flatnonzero(chosen)[np.argsort(scores[chosen], kind="stable")]
         values = scores[order]
-        cumulative.step(
-            values,
-            np.arange(1, values.size + 1) / values.size,
-            where="post",
-            color=colour,
-            label=name,
-        )
+        shares = np.arange(1, values.size + 1) / values.size
+        cumulative.step(values, shares, where="post", color=colour, label=name)
         (line,) = ordered.plot(values, ".", ms=4, color=colour, label=name)
         said = [f"{names[i]}: {name}, {HELD_OUT} {scores[i]:.3g}" for i in order]
         hover.name_points(line, said)

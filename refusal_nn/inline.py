@@ -10,9 +10,10 @@ from refusal_nn.errors import CorruptArtefact
 from refusal_nn.hover import SVG, XLINK
 
 # What matplotlib draws with; whatever else a file may hold is left out.
-ELEMENTS = "svg g defs path clipPath rect use image text tspan title".split()
-ATTRIBUTES = """d x y width height viewBox transform style clip-path id preserveAspectRatio
-    version""".split()
+ELEMENTS = ("svg", "g", "defs", "path", "clipPath", "rect", "use", "image", "text", "tspan")
+ELEMENTS += ("title",)
+ATTRIBUTES = ("d", "x", "y", "width", "height", "viewBox", "transform", "style", "clip-path")
+ATTRIBUTES += ("id", "preserveAspectRatio", "version")
 REFERENCE = re.compile(r"url\(#([^)]*)\)")
 NEAR = re.compile(r"#(.+)|data:image/png;base64,[\w+/=\s]*")
 

@@ -4,6 +4,7 @@ of a network, whatever it shows escaped. Pure."""
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from refusal_nn.hover import plain
 # Nothing is loaded from anywhere; styles are the page's own, pictures within it are data.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
 POLICY += "form-action 'none'"
+
+TIED = re.compile(r" (?=%|\[[-\d>]|\(n=|nats\b|points\b)")
 
 
 @dataclass(frozen=True)
@@ -114,4 +117,6 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # A number and its unit, a rate and its interval stay on one line.
+    environment.filters["tied"] = lambda text: TIED.sub("\N{NO-BREAK SPACE}", text)
     return environment.get_template("report.html")

@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from refusal_nn.drawing import LINE, MARGIN, PERCENT, counts, kl_axis, name_rows, numbers, strokes
+from refusal_nn import drawing
+from refusal_nn.drawing import LINE, MARGIN, PERCENT, counts, kl_axis, numbers, strokes
 from refusal_nn.figures import HARMFUL, HARMLESS, NEUTRAL, Row, style
 from refusal_nn.hover import plain
 from refusal_nn.verdicts import YES_FROM
@@ -33,7 +34,7 @@ ORDER = "UNTESTABLE rank not accessible UNDETERMINED"
 
 def _names(rows: Rows, *columns: str) -> list[str]:
     """Distinct values of columns as text, in order of first appearance."""
-    return list(dict.fromkeys(str(row[column]) for row in rows for column in columns))
+    return list(dict.fromkeys(plain(row[column]) for row in rows for column in columns))
 
 
 def _place(row: Row) -> tuple[str, ...]:
@@ -60,11 +61,8 @@ def spectrum(rows: Rows, verdict: Row) -> Figure:
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     figure.supylabel("singular value / the first", fontsize=9)
-    grid[0, 0].set_yscale("log", nonpositive="mask")
+    drawing.log_scale(grid[0, 0])
     grid[0, 0].set_ylim(max(grid[0, 0].get_ylim()[0], LEAST_SHARE), 1.4)
-    grid[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    grid[0, 0].yaxis.set_major_formatter("{x:g}")
-    grid[0, 0].minorticks_off()
     _legend(figure, grid.flat, loc="outside upper center", ncols=3)
     return figure
 
@@ -148,7 +146,7 @@ def _test_rates(axes: Axes, rows: Rows) -> None:
     ):
         look |= {"label": f"{words}, test ({of})", "zorder": 3 - aside}
         (line,) = axes.plot(k + aside, numbers(rows, name), **look)
-        name_rows(line, rows, name, "rank")
+        drawing.name_rows(line, rows, name, "rank")
         strokes(axes.vlines, k + aside, rows, name, look["color"])
     words = f"complied, random subspaces of\nrank k, test (n={rows[0]['controls_n'] or 0})"
     look = LINE | {"color": GREY, "marker": "s", "label": words}
@@ -160,7 +158,7 @@ def angles(rows: Rows) -> Figure:
     """Mean principal angle of each pair of subspaces, beneath it the smallest and the largest."""
     names, of = _names(rows, "a", "b"), {}
     for row, degrees in zip(rows, numbers(rows, "degrees"), strict=True):
-        of.setdefault(frozenset((str(row["a"]), str(row["b"]))), []).append(degrees)
+        of.setdefault(frozenset((plain(row["a"]), plain(row["b"]))), []).append(degrees)
     cells = [[np.array(of.get(frozenset((a, b)), [np.nan])) for b in names] for a in names]
     annotated = len(names) <= ANNOTATED
     side = max(2.0, (0.62 if annotated else 0.25) * len(names))
@@ -172,9 +170,8 @@ def angles(rows: Rows) -> Figure:
         for line in cells
     ]
     shown = _heat(axes, means, words if annotated else [], 90, "viridis")
-    ticks, shown_names = range(len(names)), list(map(plain, names))
-    axes.set_xticks(ticks, shown_names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, shown_names)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="subspace", ylabel="subspace")
     figure.colorbar(shown, ax=axes, label="mean principal angle (degrees)", ticks=range(0, 91, 15))
     return figure
@@ -241,7 +238,7 @@ def calibration_rates(rows: Rows) -> Figure:
     for axes, mine in zip(panels, of, strict=True):
         y, look = np.arange(len(mine), dtype=float), {"ls": "none", "marker": "o", "ms": 5}
         (line,) = axes.plot(numbers(mine, "value"), y, **look, color=NEUTRAL, label="measured")
-        name_rows(line, mine, "value", "planted", what=mine[0]["quantity"], limits="")
+        drawing.name_rows(line, mine, "value", "planted", what=mine[0]["quantity"], limits="")
         axes.hlines(y, numbers(mine, "low"), numbers(mine, "high"), color=NEUTRAL, lw=1.2)
         look |= {"marker": "|", "ms": 15, "mew": 2, "color": GREY, "zorder": 1.5}
         axes.plot(numbers(mine, "bar"), y, **look, label="required")
