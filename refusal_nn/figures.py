@@ -80,6 +80,8 @@ def direction_analysis(rows: Sequence[Row], spread: Sequence[Row]) -> Figure:
     right.fill_between(layers, low, high, color=SECOND, alpha=0.2, lw=0)
     right.set_ylim(min(0.4, *low), 1.02)
     both.legend(handles=[*both.lines, *right.lines], **ABOVE)
+    for axes in (distance, effect, both):
+        axes.locator_params("x", integer=True)
     return figure
 
 
@@ -155,12 +157,8 @@ def projection_distributions(
         hover.name_points(line, said)
     cumulative.set(xlabel=HELD_OUT, ylabel="share of prompts at or below")
     ordered.set(xlabel="prompts in order of projection", ylabel=HELD_OUT)
-    shown = box.boxplot(
-        [scores[~labels], scores[labels]],
-        tick_labels=["harmless", "harmful"],
-        patch_artist=True,
-        widths=0.6,
-    )
+    look = {"tick_labels": ["harmless", "harmful"], "patch_artist": True, "widths": 0.6}
+    shown = box.boxplot([scores[~labels], scores[labels]], **look)
     for patch, colour in zip(shown["boxes"], (HARMLESS, HARMFUL), strict=True):
         patch.set(facecolor=colour, alpha=0.5)
     for line in shown["medians"]:

@@ -109,11 +109,13 @@ class Browser:
         size = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True}
         Path(path).write_bytes(base64.b64decode(self.ask("Page.printToPDF", **size)["data"]))
 
-    def names(self, role):
-        """What a screen reader says of every element of a role."""
-        nodes = self.ask("Accessibility.getFullAXTree")["nodes"]
-        mine = [node for node in nodes if node.get("role", {}).get("value") == role]
-        return [node.get("name", {}).get("value", "") for node in mine]
+    def names(self):
+        """What a screen reader says of every element, by role."""
+        found = {}
+        for node in self.ask("Accessibility.getFullAXTree")["nodes"]:
+            role, name = (node.get(key, {}).get("value", "") for key in ("role", "name"))
+            found.setdefault(role, []).append(name)
+        return found
 
 
 def install():

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from browser import Browser
 
-from experiments.printed_causes import _rate
+from refusal_nn.estimates import Estimate
 from refusal_nn.files import read_csv, read_json, write_text
 from refusal_nn.names import safe_name
 from refusal_nn.planted import write_prompts
 
 HOSTILE = "<script>window.ran=1</script><img src=x onerror=window.ran=2>{{7*7}}$x^2$"
 STAGES = ("validate", "similarity", "select", "baseline", "sweep", "causal", "behaviour")
-STAGES += ("subspace",)
+STAGES = (*STAGES, "subspace")
 OWN = {"tokens": 12, "controls": 2, "val": 8, "layers": 3, "max-rank": 2}
 OWN = {name: OWN for name in STAGES[2:]} | {"validate": {"permutations": 100}}
 MODEL = "planted-2"
@@ -96,21 +96,16 @@ def test_the_first_lines_answer_the_question(made, page):
     assert said.startswith("Is refusal in planted-2 one direction? ")
     assert f"one direction? {sweep['verdict']}: " in said
     assert rank["rank"]["label"].lower() in said.lower()
-    rate = _rate({f"c{k}": v for k, v in _limits(sweep["test"]["compliance"]).items()}, "c")
-    assert rate.partition(" (")[0] in said
+    assert Estimate(**sweep["test"]["compliance"]).percent() in said
     assert "Not measured yet" not in said
-
-
-def _limits(found):
-    return {"": found["value"], "_low": found["low"], "_high": found["high"]}
 
 
 def test_every_reason_of_both_verdicts_is_there(made, page):
     folder, said = made / "results" / MODEL, text_of(page)
     verdict = read_json(folder / "subspace" / "verdict.json")
-    for found in (verdict["single_direction"], verdict["rank"]):
-        assert found["reasons"]
-        assert all(reason in said for reason in found["reasons"])
+    reasons = [verdict[name]["reasons"] for name in ("single_direction", "rank")]
+    assert all(reasons)
+    assert all(reason in said for of in reasons for reason in of)
 
 
 def test_every_figure_is_there_and_every_layer_and_every_prompt_has_a_point(made, page):
@@ -175,13 +170,6 @@ def test_stages_of_different_settings_are_said_to_be(copied):
     path = copied / "results" / MODEL / "causal" / "manifest.json"
     path.write_text(path.read_text().replace('"tokens": 12', '"tokens": 40'))
     assert "tokens differs between stages: 12 in baseline, sweep" in text_of(report(copied))
-
-
-def test_a_page_about_nothing_is_refused_with_the_command_to_begin_with(tmp_path):
-    with pytest.raises(Exception, match=r"no finished stage .* `make all MODEL='it'\"'\"'s' ") as e:
-        report(tmp_path, "it's")
-    assert e.value.exit_code == 2
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_of_32_layers_has_at_most_5_megabytes(made, page):
@@ -252,9 +240,9 @@ def test_a_screen_reader_finds_its_way(browser, made):
     assert levels.count(1) == 1
     assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
     assert browser.value("document.documentElement.lang") == "en"
-    for role in ("image", "table", "columnheader", "rowheader", "region"):
-        names = [name for name in browser.names(role) if role != "columnheader" or name]
-        assert names
-        assert all(names), role
+    names = browser.names()
+    for role in ("image", "table", "rowheader", "region"):
+        assert names[role]
+        assert all(names[role]), role
     ids = browser.value("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
