@@ -20,10 +20,8 @@ from refusal_nn.runs import Stage
 ALWAYS = {"settings.json", "summary.json", "verdict.json"}
 TABLES = {"candidates.csv", "rank_curve.csv", "spectrum.csv", "angles.csv", "completions.jsonl"}
 TABLES |= {"basis.safetensors", "bases.safetensors"}
-FIGURES = {
-    f"{name}.{kind}" for name in ("spectrum", "rank_curve", "angles") for kind in ("png", "svg")
-}
-FIGURES |= {"subspace.json"}
+DRAWN = ("spectrum", "rank_curve", "angles")
+FIGURES = {"subspace.json", *(f"{name}.{kind}" for name in DRAWN for kind in ("png", "svg"))}
 SMALL = {"n": 104, "dtype": "float32", "device": "cpu", "tokens": 12, "controls": 2, "val": 12}
 SMALL |= {"layers": 3, "max-rank": 3}
 
