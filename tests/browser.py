@@ -49,9 +49,10 @@ class Browser:
         return self
 
     def __exit__(self, *_):
+        self.session = None
+        self.ask("Browser.close")  # a signal would reach only the script that started it
         self.socket.close()
-        self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(60)
         self.process.stderr.close()
         self.folder.cleanup()
 
