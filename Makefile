@@ -51,7 +51,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .SUFFIXES:
 .PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace doctor organism calibrate \
-        compare export show test bench lint clean ndif-up ndif-down ndif-run test-ndif test-exports FORCE
+        compare report export show test bench lint clean ndif-up ndif-down ndif-run test-ndif test-exports FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -102,6 +102,7 @@ help:
 	@echo "make compare      MODELS=\"qwen llama1b\": the table across models beside the published one; builds what is missing"
 	@echo "make export       direction and judged samples for lm-evaluation-harness, steering-vectors, TransformerLens, inspect_ai, Parquet"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
+	@echo "make report       one HTML page of whatever is finished: the answer, its evidence, figures, how to reproduce it"
 	@echo "make show         print the tables of a finished run again"
 	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
@@ -222,13 +223,20 @@ compare: $(INSTALLED)
 export: $(INSTALLED)
 	@$(PY) -m experiments.export $(OPTIONS)
 
+# Looked at whenever it is asked for, and written anew only if stages, figures or template make it another page. No stage
+# is a prerequisite: a report computes nothing, whatever the settings.
+report: | $(INSTALLED)
+	@$(PY) -m experiments.report --model="$$MODEL" --results="$$RESULTS" --figures="$$FIGURES"
+
 show: | $(INSTALLED)
 	@$(VALIDATE) --show
 	@$(SIMILARITY) --show
 	@for stage in $(STAGES); do if [ -e "$(RUN)/$$stage/summary.json" ]; then \
 	    $(PY) -m experiments.$$stage $(CAUSAL) --show || exit; fi; done
 
+# The report is tested in a browser, which root on Debian gets here; without one its tests say how to get it.
 test: $(INSTALLED)
+	@$(PY) tests/browser.py || true
 	$(PY) -m pytest -n 2 --dist loadfile
 
 # A real NDIF server on this machine's CPU: what BACKEND=ndif is tested against. ACTOR=sandbox is what keys get

@@ -56,9 +56,10 @@ def draw(args: argparse.Namespace) -> None:
     scores, labels = tables.held_out(projections, len(rows))
     in_sample, _ = tables.in_sample(projections, len(rows))
     peak = int(np.argmax([r["cohens_d_crossfit"] for r in rows]))
+    ids = [r["id"] for r in projections if r["split"] == "fit"][: labels.size]
     figures.save(figures.direction_analysis(rows, spread), folder / "direction_analysis.png")
     figures.save(
-        figures.projection_distributions(scores[peak], labels, peak),
+        figures.projection_distributions(scores[peak], labels, peak, ids),
         folder / "projection_distributions.png",
     )
     figures.save(
@@ -66,7 +67,7 @@ def draw(args: argparse.Namespace) -> None:
         folder / "progressive_distributions.png",
     )
     pictures = folder / "layer_distributions"
-    for earlier in pictures.glob("layer_*_histogram.png"):
+    for earlier in pictures.glob("layer_*_histogram.*"):
         earlier.unlink()
     for layer, row in enumerate(rows):
         figure = figures.layer_distribution(scores[layer], in_sample[layer], labels, row)

@@ -14,7 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from refusal_nn.drawing import LINE, MARGIN, PERCENT, Row, Rows, counts, kl_axis, numbers, strokes
+from refusal_nn.drawing import (
+    LINE,
+    MARGIN,
+    PERCENT,
+    Row,
+    Rows,
+    counts,
+    kl_axis,
+    name_rows,
+    numbers,
+    strokes,
+)
 from refusal_nn.figures import HARMFUL, HARMLESS, NEUTRAL, SECOND, style
 
 DASHED = LINE | {"marker": "s", "ls": "--"}
@@ -30,7 +41,8 @@ OUTCOMES = (
 def _curve(axes: Axes, rows: Rows, name: str, look: Row, aside: float = 0.0) -> None:
     """A column over layers with its intervals, `aside` of a layer to the right."""
     x = numbers(rows, "layer") + aside
-    axes.plot(x, numbers(rows, name), **look)
+    (line,) = axes.plot(x, numbers(rows, name), **look)
+    name_rows(line, rows, name, "layer")
     strokes(axes.vlines, x, rows, name, look["color"])
 
 
@@ -151,9 +163,12 @@ def causal(rows: Rows) -> Figure:
 def _arms_panel(axes: Axes, rows: Rows, name: str, colour: str) -> None:
     y = np.arange(len(rows), dtype=float)
     look = {"ls": "none", "marker": "o", "ms": 5}
-    axes.plot(numbers(rows, name), y, **look, color=colour, label=str(rows[0]["class"]))
+    (line,) = axes.plot(numbers(rows, name), y, **look, color=colour, label=str(rows[0]["class"]))
+    names = [row | {"arm": _arm(row)} for row in rows]
+    name_rows(line, names, name, "arm", "class", what=name)
     look |= {"mfc": "none", "color": NEUTRAL, "label": "random directions, mean"}
-    axes.plot(numbers(rows, f"controls_{name}"), y, **look)
+    (line,) = axes.plot(numbers(rows, f"controls_{name}"), y, **look)
+    name_rows(line, names, f"controls_{name}", "arm", "class")
     strokes(axes.hlines, y, rows, name, colour)
     axes.set_yticks(y, [_arm(row) for row in rows])
     axes.set(ylim=(len(rows) - 0.25, -0.75), ylabel="intervention")
@@ -195,7 +210,9 @@ def _strip_panel(axes: Axes, rows: Rows) -> None:
         look = {"color": colour, "mfc": colour if refused else "none", "ms": 4, "alpha": 0.6}
         mine = [r for r in rows if r["class"] == label and r["refused"] is refused]
         height = y + shake.uniform(-0.3, 0.3, len(mine))
-        axes.plot(numbers(mine, "projection"), height, "o", **look)
+        (line,) = axes.plot(numbers(mine, "projection"), height, "o", **look)
+        what = f"{'' if refused else 'not '}refused, projection"
+        name_rows(line, mine, "projection", "id", "class", what=what)
         names.append(f"{label},\n{'' if refused else 'not '}refused\n(n={len(mine)})")
     axes.set_yticks(range(len(names)), names)
     axes.set(ylim=(len(names) - 0.5, -0.5), ylabel="class and completion")
@@ -213,5 +230,6 @@ def _calibration_panel(axes: Axes, calibration: Row | None) -> None:
     else:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", backgroundcolor="white")
     x, y = numbers(bins, "predicted"), numbers(bins, "refused")
-    axes.plot(x, y, "o", ms=5, color=NEUTRAL)
+    (line,) = axes.plot(x, y, "o", ms=5, color=NEUTRAL)
+    name_rows(line, bins, "refused", "n", "predicted", what="refused")
     strokes(axes.vlines, x, bins, "refused", NEUTRAL)

@@ -15,10 +15,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from refusal_nn.files import replacing
+from refusal_nn import hover
+from refusal_nn.drawing import log_scale, name_rows
+from refusal_nn.files import replacing, write_text
 
 HARMFUL, HARMLESS, NEUTRAL, SECOND = "#c8323c", "#2368b0", "#4d4d4d", "#b07aa1"
 Row = Mapping[str, object]
+ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}  # of a panel: its legend
 HELD_OUT = "held-out projection, from the midpoint"
 
 
@@ -35,22 +38,23 @@ def style() -> dict[str, object]:
         "figure.dpi": 150,
         "savefig.dpi": 150,
         "svg.hashsalt": "refusal_nn",
+        "svg.fonttype": "none",
+        "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
         "text.parse_math": False,
         "figure.constrained_layout.use": True,
     }
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure atomically, without a date, so that the same data give the same bytes."""
+    """Write a figure as path.png and, its points named, path.svg; atomically, without a date, so
+    that the same data give the same bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context(style()):
-        figure.savefig(
-            buffer,
-            format=path.suffix[1:],
-            metadata={"Software": None} if path.suffix == ".png" else {"Date": None},
-        )
-    with replacing(path) as partial:
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        vector = hover.svg(figure)
+    with replacing(path.with_suffix(".png")) as partial:
         partial.write_bytes(buffer.getvalue())
+    write_text(path.with_suffix(".svg"), vector)
 
 
 def _column(rows: Sequence[Row], name: str) -> np.ndarray:
@@ -67,13 +71,17 @@ def direction_analysis(rows: Sequence[Row], spread: Sequence[Row]) -> Figure:
     _effect_panel(effect, rows)
     layers, d = _column(rows, "layer"), _column(rows, "cohens_d_crossfit")
     low, area, high = (_column(rows, f"auroc_{x}") for x in ("low", "crossfit", "high"))
-    both.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="Cohen's d, cross-fitted")
+    (line,) = both.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="Cohen's d, cross-fitted")
+    name_rows(line, rows, "cohens_d_crossfit", "layer", limits="d_")
     both.set(xlabel="layer", ylabel="Cohen's d, cross-fitted")
     right = _right(both, "AUROC, cross-fitted")
-    right.plot(layers, area, "s--", ms=2.5, color=SECOND, label="AUROC")
+    (line,) = right.plot(layers, area, "s--", ms=2.5, color=SECOND, label="AUROC")
+    name_rows(line, rows, "auroc_crossfit", "layer", limits="auroc_")
     right.fill_between(layers, low, high, color=SECOND, alpha=0.2, lw=0)
     right.set_ylim(min(0.4, *low), 1.02)
-    both.legend(handles=[*both.lines, *right.lines], loc="lower right")
+    both.legend(handles=[*both.lines, *right.lines], **ABOVE)
+    for axes in (distance, effect, both):
+        axes.locator_params("x", integer=True)
     return figure
 
 
@@ -82,26 +90,26 @@ def _distance_panel(axes: Axes, rows: Sequence[Row], spread: Sequence[Row]) -> N
     axes.plot(layers, _column(rows, "magnitude"), "o-", ms=3, color=NEUTRAL, label=label)
     axes.set(xlabel="layer", ylabel="distance (activation units)")
     if _column(rows, "magnitude").any():
-        axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+        log_scale(axes)
     right = _right(axes, "share of the mean norm |h|")
     share = _column(spread, "separation_over_norm")
     right.plot(layers, share, "s--", ms=2.5, color=SECOND, label="as share of |h|")
-    axes.legend(handles=[*axes.lines, *right.lines], loc="upper left")
+    axes.legend(handles=[*axes.lines, *right.lines], **ABOVE)
 
 
 def _effect_panel(axes: Axes, rows: Sequence[Row]) -> None:
     layers, d = _column(rows, "layer"), _column(rows, "cohens_d_crossfit")
     low, high = _column(rows, "d_low"), _column(rows, "d_high")
-    in_sample = _column(rows, "cohens_d")
-    axes.plot(layers, in_sample, "o:", ms=2.5, color="#b3b3b3", label="in-sample")
-    axes.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="cross-fitted")
+    look = {"ms": 2.5, "color": "#b3b3b3", "label": "in-sample"}
+    axes.plot(layers, _column(rows, "cohens_d"), "o:", **look)
+    (line,) = axes.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="cross-fitted")
+    name_rows(line, rows, "cohens_d_crossfit", "layer", limits="d_")
     axes.fill_between(layers, low, high, color=NEUTRAL, alpha=0.2, lw=0, label="95 % interval")
     axes.axhline(0.5, color="black", lw=0.8, ls="--", label="d = 0.5")
     invalid = ~np.array([bool(row["valid"]) for row in rows])
     axes.plot(layers[invalid], d[invalid], "x", color="black", ms=7, label="not valid")
     axes.set(xlabel="layer", ylabel="Cohen's d (pooled standard deviations)")
-    axes.legend(loc="best")
+    axes.legend(**ABOVE | {"ncols": 3})
 
 
 def _right(axes: Axes, label: str) -> Axes:
@@ -127,9 +135,12 @@ def _histogram(axes: Axes, scores: np.ndarray, labels: np.ndarray, bins: int = 2
 
 
 @mpl.rc_context(style())
-def projection_distributions(scores: np.ndarray, labels: np.ndarray, layer: int) -> Figure:
+def projection_distributions(
+    scores: np.ndarray, labels: np.ndarray, layer: int, ids: Sequence[str] | None = None
+) -> Figure:
     """Seed 004's figure 2 at one layer: histogram, cumulative distribution, box plot, sorted
-    projections; scores (prompt,)."""
+    projections; scores (prompt,), ids (prompt,) for the names of the points."""
+    names = np.array([f"prompt {i}" for i in range(len(scores))] if ids is None else ids, object)
     figure = Figure(figsize=(10, 7))
     figure.suptitle(f"layer {layer}", ha="left", x=0.02)
     (density, cumulative), (box, ordered) = figure.subplots(2, 2)
@@ -137,23 +148,17 @@ def projection_distributions(scores: np.ndarray, labels: np.ndarray, layer: int)
     density.set(xlabel=HELD_OUT, ylabel="density")
     figure.legend(*density.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     for chosen, colour, name in ((labels, HARMFUL, "harmful"), (~labels, HARMLESS, "harmless")):
-        values = np.sort(scores[chosen])
-        cumulative.step(
-            values,
-            np.arange(1, values.size + 1) / values.size,
-            where="post",
-            color=colour,
-            label=name,
-        )
-        ordered.plot(values, ".", ms=4, color=colour, label=name)
+        order = np.flatnonzero(chosen)[np.argsort(scores[chosen], kind="stable")]
+        values = scores[order]
+        shares = np.arange(1, values.size + 1) / values.size
+        cumulative.step(values, shares, where="post", color=colour, label=name)
+        (line,) = ordered.plot(values, ".", ms=4, color=colour, label=name)
+        said = [f"{names[i]}: {name}, {HELD_OUT} {scores[i]:.3g}" for i in order]
+        hover.name_points(line, said)
     cumulative.set(xlabel=HELD_OUT, ylabel="share of prompts at or below")
     ordered.set(xlabel="prompts in order of projection", ylabel=HELD_OUT)
-    shown = box.boxplot(
-        [scores[~labels], scores[labels]],
-        tick_labels=["harmless", "harmful"],
-        patch_artist=True,
-        widths=0.6,
-    )
+    look = {"tick_labels": ["harmless", "harmful"], "patch_artist": True, "widths": 0.6}
+    shown = box.boxplot([scores[~labels], scores[labels]], **look)
     for patch, colour in zip(shown["boxes"], (HARMLESS, HARMFUL), strict=True):
         patch.set(facecolor=colour, alpha=0.5)
     for line in shown["medians"]:

@@ -14,10 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
+from refusal_nn import drawing
 from refusal_nn.drawing import LINE, MARGIN, PERCENT, counts, kl_axis, numbers, strokes
 from refusal_nn.figures import HARMFUL, HARMLESS, NEUTRAL, Row, style
+from refusal_nn.hover import plain
 from refusal_nn.verdicts import YES_FROM
 
 Rows = Sequence[Row]
@@ -32,7 +34,7 @@ ORDER = "UNTESTABLE rank not accessible UNDETERMINED"
 
 def _names(rows: Rows, *columns: str) -> list[str]:
     """Distinct values of columns as text, in order of first appearance."""
-    return list(dict.fromkeys(str(row[column]) for row in rows for column in columns))
+    return list(dict.fromkeys(plain(row[column]) for row in rows for column in columns))
 
 
 def _place(row: Row) -> tuple[str, ...]:
@@ -59,11 +61,8 @@ def spectrum(rows: Rows, verdict: Row) -> Figure:
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     figure.supylabel("singular value / the first", fontsize=9)
-    grid[0, 0].set_yscale("log", nonpositive="mask")
+    drawing.log_scale(grid[0, 0])
     grid[0, 0].set_ylim(max(grid[0, 0].get_ylim()[0], LEAST_SHARE), 1.4)
-    grid[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    grid[0, 0].yaxis.set_major_formatter("{x:g}")
-    grid[0, 0].minorticks_off()
     _legend(figure, grid.flat, loc="outside upper center", ncols=3)
     return figure
 
@@ -146,7 +145,8 @@ def _test_rates(axes: Axes, rows: Rows) -> None:
         ("coherence", "coherent", {"color": NEUTRAL, "lw": 0.8, "ls": "-."}, 0.1),
     ):
         look |= {"label": f"{words}, test ({of})", "zorder": 3 - aside}
-        axes.plot(k + aside, numbers(rows, name), **look)
+        (line,) = axes.plot(k + aside, numbers(rows, name), **look)
+        drawing.name_rows(line, rows, name, "rank")
         strokes(axes.vlines, k + aside, rows, name, look["color"])
     words = f"complied, random subspaces of\nrank k, test (n={rows[0]['controls_n'] or 0})"
     look = LINE | {"color": GREY, "marker": "s", "label": words}
@@ -158,7 +158,7 @@ def angles(rows: Rows) -> Figure:
     """Mean principal angle of each pair of subspaces, beneath it the smallest and the largest."""
     names, of = _names(rows, "a", "b"), {}
     for row, degrees in zip(rows, numbers(rows, "degrees"), strict=True):
-        of.setdefault(frozenset((str(row["a"]), str(row["b"]))), []).append(degrees)
+        of.setdefault(frozenset((plain(row["a"]), plain(row["b"]))), []).append(degrees)
     cells = [[np.array(of.get(frozenset((a, b)), [np.nan])) for b in names] for a in names]
     annotated = len(names) <= ANNOTATED
     side = max(2.0, (0.62 if annotated else 0.25) * len(names))
@@ -237,7 +237,8 @@ def calibration_rates(rows: Rows) -> Figure:
     panels = figure.subplots(len(of), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, mine in zip(panels, of, strict=True):
         y, look = np.arange(len(mine), dtype=float), {"ls": "none", "marker": "o", "ms": 5}
-        axes.plot(numbers(mine, "value"), y, **look, color=NEUTRAL, label="measured")
+        (line,) = axes.plot(numbers(mine, "value"), y, **look, color=NEUTRAL, label="measured")
+        drawing.name_rows(line, mine, "value", "planted", what=mine[0]["quantity"], limits="")
         axes.hlines(y, numbers(mine, "low"), numbers(mine, "high"), color=NEUTRAL, lw=1.2)
         look |= {"marker": "|", "ms": 15, "mew": 2, "color": GREY, "zorder": 1.5}
         axes.plot(numbers(mine, "bar"), y, **look, label="required")

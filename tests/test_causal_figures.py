@@ -55,7 +55,9 @@ def calibration(*bins):
 
 
 KINDS = [(label, refused) for label in ("harmful", "harmless") for refused in (True, False)]
-PROMPTS = [{"class": k, "refused": r, "projection": x} for x, (k, r) in enumerate(KINDS)]
+PROMPTS = [
+    {"id": f"{k} {r}", "class": k, "refused": r, "projection": x} for x, (k, r) in enumerate(KINDS)
+]
 DRAWN = {
     "candidates": causal_figures.candidates([candidate(i) for i in range(4)], candidate(2)),
     "sweep": causal_figures.sweep([swept(i) for i in range(4)], separation(4), summary(swept(2))),

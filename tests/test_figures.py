@@ -172,19 +172,18 @@ def test_the_layers_that_are_not_valid_are_marked():
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_the_same_data_give_the_same_bytes(tmp_path, suffix):
     for name, figure in every_figure().items():
-        figures.save(figure, tmp_path / f"{name}{suffix}")
+        figures.save(figure, tmp_path / f"{name}.png")
     for name, figure in every_figure().items():
-        figures.save(figure, tmp_path / f"again{suffix}")
+        figures.save(figure, tmp_path / "again.png")
         first = (tmp_path / f"{name}{suffix}").read_bytes()
         assert (tmp_path / f"again{suffix}").read_bytes() == first, name
 
 
-def test_a_saved_figure_is_of_the_kind_its_name_says(tmp_path):
+def test_a_figure_is_saved_as_a_picture_and_beside_it_as_vectors(tmp_path):
     figures.save(FIGURES["layer"], tmp_path / "a.png")
-    figures.save(FIGURES["layer"], tmp_path / "b.svg")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "b.svg").read_text(encoding="utf-8")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.svg"]
+    assert (tmp_path / "a.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg"]
 
 
 def test_figures_import_neither_pyplot_nor_torch():

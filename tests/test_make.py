@@ -116,6 +116,27 @@ def test_the_tables_of_a_finished_run_can_be_shown_again(copied):
     assert changed(copied, before) == set()
 
 
+def test_a_report_is_made_of_what_is_there_whatever_the_settings_and_computes_nothing(copied):
+    before = times(copied)
+    first = make("report", copied, N="77")
+    assert first.returncode == 0, first.stderr
+    assert changed(copied, before) == {"tiny-llama/report.html"}
+    page = (copied / "tiny-llama" / "report.html").read_text(encoding="utf-8")
+    assert "make sweep MODEL=tiny-llama N=40 DTYPE=float32" in page
+    before = times(copied)
+    again = make("report", copied)
+    assert "up to date" in again.stdout
+    assert changed(copied, before) == set()
+
+
+def test_a_report_on_nothing_ends_in_one_line_with_what_to_run_first(tmp_path):
+    done = make("report", tmp_path / "results", MODEL="it's")
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert len(said) == 1
+    assert "holds no finished stage to report; run `make all MODEL='it'\"'\"'s'" in said[0]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -176,7 +197,7 @@ def test_results_with_a_space_are_refused_at_once(tmp_path):
 def test_help_names_every_target_and_variable(tmp_path):
     done = make("help", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("validate", "similarity", "capture", "show", "test", "lint", "clean"):
+    for word in ("validate", "similarity", "capture", "report", "show", "test", "lint", "clean"):
         assert f"make {word}" in done.stdout
     for name in VARIABLES:
         assert f"{name}=" in done.stdout, name

@@ -1,0 +1,106 @@
+"""Parts of the report, from results written for the purpose: the answer to each verdict, the
+command to reproduce, the calibration."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import report, report_answer, report_frame, report_origin
+from experiments.report_origin import Finished
+from experiments.report_sections import Material
+from refusal_nn import calibration, verdicts
+from refusal_nn.errors import InputError
+from refusal_nn.estimates import wilson
+from refusal_nn.files import write_csv, write_json
+from refusal_nn.report import Picture, Table
+from refusal_nn.runs import Stage
+
+ARGS = argparse.Namespace(model="it's", results=Path("results"), figures=Path("figures"))
+
+
+def swept(successes, kl=0.01):
+    """A sweep of 100 refused prompts, as its summary has it."""
+    rate, over = wilson(successes, 100), wilson(successes, 100)
+    asked = {"baseline_refusal": wilson(100, 100), "refused": 100}
+    found = verdicts.single_direction(rate, **asked, kl=kl, over_controls=over)
+    test = {"compliance": rate._asdict(), "controls_compliance": 0.0, "kl": kl}
+    best = {"layer": 7, "pos": -1, "alpha": 1.0}
+    return found._asdict() | {"best": best, "test": test}
+
+
+@pytest.mark.parametrize(
+    ("successes", "kl", "verdict", "tone"),
+    [
+        (95, 0.01, "YES", "yes"),
+        (55, 0.01, "PARTIAL", "part"),
+        (5, 0.01, "NO", "no"),
+        (95, 0.5, "UNDETERMINED", "open"),
+        (70, 0.01, "UNDETERMINED", "open"),
+    ],
+)
+def test_the_answer_is_the_verdict_with_its_numbers(successes, kl, verdict, tone):
+    stages = {"sweep": Finished(Path("x"), swept(successes, kl), {})}
+    answer = report_answer.answer("a", stages, [])
+    assert answer.verdict.startswith(f"{verdict}: ")
+    assert answer.tone == tone
+    assert any(f"{wilson(successes, 100).percent()} of the harmful" in x for x in answer.lines)
+    why = [line for line in answer.lines if line.startswith("Why: ")]
+    assert bool(why) == (verdict == "UNDETERMINED")
+    assert not why or kl < 0.1 or "gate failed" in why[0]
+
+
+def test_every_verdict_of_the_rule_has_a_meaning():
+    names = ("YES", "PARTIAL", "NO", "UNDETERMINED", "UNTESTABLE")
+    assert set(report_answer.MEANING) == {*(getattr(verdicts, name) for name in names), None}
+
+
+def test_the_command_is_quoted_for_a_shell_and_says_only_what_is_unusual():
+    usual = {"n": 320, "seed": 0, "alpha": [1.0], "prompts": "bundled", "keep_text": False}
+    usual |= {"permutations": 1000, "layers": "", "folds": 5, "model_file": None}
+    assert report_origin.command("all", ARGS, usual) == "make all MODEL='it'\"'\"'s'"
+    asked = usual | {"alpha": [0.75, 1.0], "prompts": "a b.csv", "keep_text": True, "seed": 3}
+    made = report_origin.command("sweep", ARGS, asked)
+    wanted = "make sweep MODEL='it'\"'\"'s' SEED=3 PROMPTS='a b.csv' ALPHA=0.75,1 KEEP_TEXT=1"
+    assert made == wanted
+
+
+def test_a_setting_that_stages_disagree_on_is_named_and_others_are_not():
+    def stage(**settings):
+        return Finished(Path("x"), {}, {"settings": settings})
+
+    stages = {"capture": stage(n=40, seed=0), "sweep": stage(n=80, seed=0), "causal": stage(n=80)}
+    assert report_origin.conflicts(stages) == [
+        "n differs between stages: 40 in capture; 80 in sweep, causal"
+    ]
+    assert report_origin.settings(stages) == {"n": 80, "seed": 0}
+
+
+def test_calibration_shows_what_was_planted_and_what_was_reported(tmp_path):
+    found = {"kind": "analytic", "seed": 0, "verdict": "RANK", "low": 2, "high": 2, "single": "NO"}
+    rows = [found | {"planted": "2", "rank": k} for k in (2, 2, 3)]
+    tables = {"confusion": calibration.confusion(rows), "summary": calibration.summary(rows)}
+    for name, table in tables.items():
+        write_csv(tmp_path / f"{name}.csv", list(table))
+    write_json(tmp_path / "summary.json", {})
+    done = Finished(tmp_path, {"missed": ["a bar"]}, {})
+    of = Material({"calibrate": done}, tmp_path, {"calibrate": "make calibrate"})
+    blocks = list(report_frame.calibration(done, of))
+    tables = [block for block in blocks if isinstance(block, Table)]
+    assert tables[0].rows == [(2, 3, "2 (67 %)", "1 (33 %)")]
+    assert any("67 % [21, 94] (n=3)" in row for row in tables[1].rows)
+    assert not any(isinstance(block, Picture) for block in blocks)
+    assert blocks[-1].lines == ["Not as required: a bar"]
+
+
+def test_a_page_about_nothing_is_refused_with_the_command_to_begin_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report", "--model=it's", f"--results={tmp_path}"])
+    with pytest.raises(InputError, match=r"no finished stage .* `make all MODEL='it'\"'\"'s' "):
+        report.main()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_that_was_begun_and_not_finished_is_none(tmp_path):
+    with Stage(tmp_path).run({}):
+        assert report_origin.finished(tmp_path) is None
