@@ -58,13 +58,13 @@ class Found:
 def found_before(args: argparse.Namespace) -> Found:
     """The finished stages that this one stands on, computed first where they are missing."""
     chose = cli.up_to_date(args, select.NAME, select.settings(args), select.compute)
-    about, directions = files.read_json(chose.summary), None
+    about, directions = chose.about(), None
     if about["verdict"] is None:
         with safe_open(chose.artefact("directions.safetensors"), "pt") as file:
             directions = file.get_tensor("directions")
         _require_position(args, directions)
     asked = cli.up_to_date(args, baseline.NAME, baseline.settings(args), baseline.compute)
-    limit = files.read_json(asked.summary)["nll_limit"]
+    limit = asked.about()["nll_limit"]
     rows = causal.grouped(files.read_jsonl(asked.artefact("completions.jsonl")), "set")
     origin = files.read_json(chose.folder / "manifest.json")
     origin = {k: v for k, v in origin.items() if k in causes.ORIGIN}

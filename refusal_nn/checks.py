@@ -6,12 +6,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import psutil
 import torch
 
 from refusal_nn.directions import difference_in_means, unit
 from refusal_nn.errors import ModelError
 from refusal_nn.interventions import DirectionalAblation
+from refusal_nn.memory import free_bytes
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import LABELS, load_prompts
 from refusal_nn.tracing import capture, last_states, next_token_logits
@@ -128,10 +128,3 @@ def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> list[torch.T
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
     return originals
-
-
-def free_bytes(device: str) -> float:
-    """Memory that is free on a device, in bytes."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(torch.device(device))[0]
-    return psutil.virtual_memory().available

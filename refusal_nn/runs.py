@@ -4,7 +4,8 @@ complete.
 results/<model>/<stage>/   settings.json   what was asked for; rewritten only when it changes, so
 make can look at it
                            *.csv *.safetensors
-                           manifest.json   how it came about, and the sha256 of every artefact
+                           manifest.json   how it came about, and the sha256 of every artefact,
+                           of summary.json and of its own content
                            summary.json    written last, by rename: the stamp
 """
 
@@ -15,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 
 from refusal_nn.errors import CorruptArtefact, DiskError, FolderInUse, InputError
-from refusal_nn.files import read_json, sha256, write_json, write_text
+from refusal_nn.files import json_text, read_json, sha256, write_json, write_text
 from refusal_nn.journal import Journal
 
 PACKAGES = (
@@ -37,6 +39,7 @@ PACKAGES = (
     "scikit-learn",
 )
 JOURNAL = "progress.jsonl"
+BATCHES = "progress"  # a folder: what a capture at work has done
 # A person may delete it after reading, or write into it: it is no artefact.
 KEPT = "kept_text.jsonl"
 KEEP = ("settings.json", "manifest.json", "summary.json", ".lock", JOURNAL, KEPT)
@@ -64,9 +67,8 @@ class Stage:
     def is_current(self, settings: Mapping[str, object]) -> bool:
         """Whether the folder holds a finished run of just these settings."""
         try:
-            finished = self.summary.exists() and isinstance(read_json(self.summary), dict)
-            return finished and self.settings() == dict(settings)
-        except (CorruptArtefact, ValueError):
+            return self.summary.exists() and self.settings() == dict(settings)
+        except CorruptArtefact:
             return False
 
     @contextlib.contextmanager
@@ -99,7 +101,6 @@ class Stage:
     def artefact(self, name: str) -> Path:
         """Path of a finished run's file, its sha256 checked. A file that differs is set aside;
         raises CorruptArtefact."""
-        self.require_finished()
         path, expected = self.folder / name, self._manifest()["sha256"]
         if name in expected and path.exists() and sha256(path) == expected[name]:
             return path
@@ -116,6 +117,11 @@ class Stage:
         """What the finished run was asked for."""
         return self._manifest()["settings"]
 
+    def about(self) -> dict[str, object]:
+        """The finished run's summary, checked. Raises InputError, CorruptArtefact."""
+        self._manifest()
+        return read_json(self.summary)
+
     def verify(self) -> None:
         """Check every artefact of a finished run. Raises CorruptArtefact, the faulty file set
         aside."""
@@ -123,13 +129,16 @@ class Stage:
             self.artefact(name)
 
     def _manifest(self) -> dict[str, dict[str, object]]:
+        self.require_finished()
         path = self.folder / "manifest.json"
         try:
             manifest = read_json(path)
         except (OSError, ValueError):
             manifest = None
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
+        if not isinstance(manifest, dict) or manifest.pop("own_sha256", "") != _digest(manifest):
             raise self._set_aside(path)
+        if sha256(self.summary) != manifest["summary_sha256"]:
+            raise self._set_aside(self.summary)
         return manifest
 
     def _set_aside(self, path: Path) -> CorruptArtefact:
@@ -168,22 +177,30 @@ class Run:
         for stale in [path for path, time_ns in files.items() if self.before.get(path) == time_ns]:
             stale.unlink()
             del files[stale]
-        write_json(
-            self.folder / "manifest.json",
-            {
-                "settings": self.settings,
-                **about,
-                "wall_seconds": round(time.time() - self.started, 1),
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "packages": versions(),
-                "git_commit": git_commit(),
-                "sha256": {p.name: sha256(p) for p in files},
-            },
-        )
+        stamp = json_text(summary)
+        manifest = {
+            "settings": self.settings,
+            **about,
+            "wall_seconds": round(time.time() - self.started, 1),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "packages": versions(),
+            "git_commit": git_commit(),
+            "sha256": {p.name: sha256(p) for p in files},
+            "summary_sha256": hashlib.sha256(stamp.encode()).hexdigest(),
+        }
+        own = {"own_sha256": _digest(manifest)}
+        write_json(self.folder / "manifest.json", manifest | own)
         # Someone may have asked for other settings meanwhile: this stamp is not theirs.
         Stage(self.folder).request(self.settings)
-        write_json(self.folder / "summary.json", summary)
+        write_text(self.folder / "summary.json", stamp)
         (self.folder / JOURNAL).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / BATCHES, ignore_errors=True)
+
+
+def _digest(manifest: Mapping[str, object]) -> str:
+    # As it will be read: tuples are lists then, and keys strings.
+    read = json.loads(json.dumps(manifest))
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def _artefacts(folder: Path) -> dict[Path, int]:

@@ -62,7 +62,7 @@ def full(*_):
 
 
 @pytest.mark.parametrize(
-    ("owner", "step"), [(Path, "replace"), (os, "fsync"), (Path, "write_text"), (Path, "mkdir")]
+    ("owner", "step"), [(Path, "replace"), (os, "fsync"), (Path, "write_bytes"), (Path, "mkdir")]
 )
 def test_a_full_disk_is_a_disk_error_and_leaves_the_old_file(path, monkeypatch, owner, step):
     with monkeypatch.context() as patch:

@@ -110,8 +110,83 @@ def test_next_token_logits_equal_single_passes(tiny_model, texts):
 def test_activations_that_overflow_are_stopped_and_named(texts):
     model = load("tiny-llama", dtype="float32")
     model.module.model.layers[3].mlp.down_proj.weight.data.mul_(1e38)
-    with pytest.raises(ModelError, match=r"after block 3 are not finite .* DTYPE=float32"):
+    with pytest.raises(ModelError, match=r"after block 3 are not finite in float32, of prompts p"):
+        capture(model, texts, names=[f"p{i}" for i in range(len(texts))])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_an_overflow_in_half_precision_names_what_to_run_instead(texts, dtype):
+    model = load("tiny-llama", dtype="float32")
+    checks.cast_parameters(model.module, getattr(torch, dtype))
+    model.module.model.layers[3].mlp.down_proj.weight.data.mul_(6e4 if dtype == "float16" else 3e38)
+    with pytest.raises(ModelError, match=rf"in {dtype}, .* run again with DTYPE=.*float32"):
         capture(model, texts)
+
+
+def test_logits_of_the_clean_model_that_are_not_finite_are_stopped(texts):
+    model = load("tiny-llama", dtype="float32")
+    model.module.lm_head.weight.data[7].fill_(float("nan"))
+    with pytest.raises(ModelError, match="logits are not finite"):
+        next_token_logits(model, texts)
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused_and_not_cut(tiny_llama):
+    with pytest.raises(InputError, match=r"reads 512 tokens at most; prompt number 2 has"):
+        capture(tiny_llama, ["short", "word " * 600])
+    with pytest.raises(InputError, match="new ones"):
+        generate(tiny_llama, ["short"], max_new_tokens=500)
+
+
+SHORTAGES = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes."),
+    MemoryError(),
+)
+
+
+@pytest.fixture
+def cramped(monkeypatch):
+    """A tiny model in whose third block only so many rows fit."""
+    model = load("tiny-llama", dtype="float32")
+    block = model.module.model.layers[2]
+    whole, seen = block.forward, []
+
+    def limited(limit, shortage):
+        def forward(x, *args, **options):
+            seen.append(len(x))
+            if len(x) > limit and x.shape[1] > 1:
+                raise shortage
+            return whole(x, *args, **options)
+
+        monkeypatch.setattr(block, "forward", forward)
+        return model, seen
+
+    return limited
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES)
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_else_changes(
+    cramped, tiny_llama, texts, shortage
+):
+    model, seen = cramped(3, shortage)
+    found, expected = capture(model, texts), capture(tiny_llama, texts)
+    assert max(seen) > 3
+    torch.testing.assert_close(found.states, expected.states, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.means, expected.means, atol=1e-4, rtol=1e-4)
+    assert generate(model, texts[:9], max_new_tokens=4) == generate(
+        tiny_llama, texts[:9], max_new_tokens=4
+    )
+
+
+def test_a_single_prompt_that_does_not_fit_ends_with_the_megabytes_asked_for(cramped, texts):
+    for shortage in SHORTAGES[:2]:
+        with pytest.raises(OutOfMemory, match=r"2,147 MB more were asked for, [\d,]+ MB are free"):
+            capture(cramped(0, shortage)[0], texts)
+
+
+def test_another_error_is_no_shortage_of_memory(cramped, texts):
+    with pytest.raises(RuntimeError, match="shapes"):
+        capture(cramped(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))[0], texts)
 
 
 def test_captured_states_share_no_storage_with_the_model_and_need_no_gradient(tiny_llama, texts):
