@@ -11,7 +11,6 @@ import torch
 from refusal_nn.directions import difference_in_means, unit
 from refusal_nn.errors import ModelError
 from refusal_nn.interventions import DirectionalAblation
-from refusal_nn.memory import free_bytes
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import LABELS, load_prompts
 from refusal_nn.tracing import capture, last_states, next_token_logits
