@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from refusal_nn.errors import ModelError
 
 if TYPE_CHECKING:
@@ -78,9 +80,14 @@ def stop_ids(generation: GenerationConfig | None, template: Template) -> frozens
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    return tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=True, **OPTIONS
-    )["input_ids"]
+    try:
+        return tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True, **OPTIONS
+        )["input_ids"]
+    except (TemplateError, OverflowError) as error:
+        raise ModelError(
+            f"the chat template cannot be used: {error}; fetch the tokenizer again"
+        ) from error
 
 
 def _common_suffix(rows: Sequence[Sequence[int]]) -> list[int]:
