@@ -42,6 +42,7 @@ def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # it might be a link to another place
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())

@@ -57,6 +57,7 @@ class Stage:
 
     def request(self, settings: Mapping[str, object]) -> None:
         """Record what is asked for, touching settings.json only if that differs from last time."""
+        self._require_own()
         path, text = (
             self.folder / "settings.json",
             json.dumps(settings, indent=2, sort_keys=True) + "\n",
@@ -71,10 +72,20 @@ class Stage:
         except CorruptArtefact:
             return False
 
+    def _require_own(self) -> None:
+        """Raises InputError where a link would lead what is written to another place."""
+        for path in (self.folder.parent, self.folder, self.folder / ".lock"):
+            if path.is_symlink():
+                raise InputError(
+                    f"{path} is a link; results are written to their own folders only: remove it, "
+                    "or give another RESULTS= folder"
+                )
+
     @contextlib.contextmanager
     def run(self, settings: Mapping[str, object]) -> Iterator[Run]:
         """Hold the folder's lock while a stage computes; the stamp of an earlier run goes first.
         Raises FolderInUse."""
+        self._require_own()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
