@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from experiments import baseline, capture, causes, cli, select
 from refusal_nn import causal, controls, files, rollouts
+from refusal_nn.activations import require_finite
 from refusal_nn.captured import Captured, read_capture
 from refusal_nn.errors import InputError
 from refusal_nn.interventions import DirectionalAblation, Intervention
@@ -183,18 +184,21 @@ class Bench:
 
     def kl(self, arms: rollouts.Arms, prompts: Sequence[Prompt]) -> dict[str, float]:
         """Mean KL of each arm from the clean model on the next token after these prompts, nats."""
-        texts = tuple(p.prompt for p in prompts)
-        clean, found = self.clean_logits(texts), {}
+        texts, found = tuple(p.prompt for p in prompts), {}
         for names in rollouts.packs(arms, list(arms)):
-            effects = rollouts.effects(
-                self.model,
-                [arms[name] for name in names],
-                texts,
-                self.rollout.refusal_tokens,
-                clean,
-            )
-            found |= dict(zip(names, effects.kl.mean(1).tolist(), strict=True))
+            unit = rollouts.fingerprint(arms, names, ("kl", names, texts))
+            if unit not in self.journal.done:
+                self.journal.add(unit, self._kl([arms[name] for name in names], texts))
+            found |= {
+                name: row["kl"] for name, row in zip(names, self.journal.done[unit], strict=True)
+            }
         return found
+
+    def _kl(self, arms: Sequence[Intervention], texts: Sequence[str]) -> list[causes.Row]:
+        tokens, clean = self.rollout.refusal_tokens, self.clean_logits(texts)
+        kl = rollouts.effects(self.model, arms, texts, tokens, clean).kl
+        require_finite(kl.isfinite(), range(len(texts)), self.model, what="KL of an ablation")
+        return [{"kl": float(row.mean())} for row in kl]
 
     def clean_logits(self, texts: Sequence[str]) -> torch.Tensor:
         """The untouched model's next-token logits, asked for once."""

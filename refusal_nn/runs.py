@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 
 from refusal_nn.errors import CorruptArtefact, DiskError, FolderInUse, InputError
-from refusal_nn.files import json_text, read_json, sha256, write_json, write_text
+from refusal_nn.files import json_text, read_json, sha256, write_text
 from refusal_nn.journal import Journal
 
 PACKAGES = (
@@ -143,10 +143,11 @@ class Stage:
         self.require_finished()
         path = self.folder / "manifest.json"
         try:
-            manifest = read_json(path)
+            text = path.read_text(encoding="utf-8")
+            manifest = json.loads(text)
         except (OSError, ValueError):
-            manifest = None
-        if not isinstance(manifest, dict) or manifest.pop("own_sha256", "") != _digest(manifest):
+            text = manifest = None
+        if not isinstance(manifest, dict) or _signed(manifest) != text:
             raise self._set_aside(path)
         if sha256(self.summary) != manifest["summary_sha256"]:
             raise self._set_aside(self.summary)
@@ -199,8 +200,8 @@ class Run:
             "sha256": {p.name: sha256(p) for p in files},
             "summary_sha256": hashlib.sha256(stamp.encode()).hexdigest(),
         }
-        own = {"own_sha256": _digest(manifest)}
-        write_json(self.folder / "manifest.json", manifest | own)
+        # As it will be read: tuples are lists then.
+        write_text(self.folder / "manifest.json", _signed(json.loads(json_text(manifest))))
         # Someone may have asked for other settings meanwhile: this stamp is not theirs.
         Stage(self.folder).request(self.settings)
         write_text(self.folder / "summary.json", stamp)
@@ -208,10 +209,11 @@ class Run:
         shutil.rmtree(self.folder / BATCHES, ignore_errors=True)
 
 
-def _digest(manifest: Mapping[str, object]) -> str:
-    # As it will be read: tuples are lists then, and keys strings.
-    read = json.loads(json.dumps(manifest))
-    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+def _signed(manifest: Mapping[str, object]) -> str:
+    """The manifest's text, its own sha256 in it."""
+    content = {k: v for k, v in manifest.items() if k != "own_sha256"}
+    own = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json_text(content | {"own_sha256": own})
 
 
 def _artefacts(folder: Path) -> dict[Path, int]:

@@ -83,8 +83,8 @@ def _require_whole(name: str, loaded: dict[str, object]) -> None:
     for keys, what in ((missing, "lacks"), (surplus, "has, and its config.json does not know of,")):
         if keys:
             raise ModelError(
-                f"{name} {what} {len(keys)} weights, {keys[0]} the first: its config.json is not of "
-                "these weights; fetch the model again"
+                f"{name} {what} {len(keys)} weights, {keys[0]} the first: its config.json is not "
+                "of these weights; fetch the model again"
             )
 
 

@@ -254,19 +254,19 @@ def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path):
             load_prompts(str(tmp_path / name))
 
 
+def alike(text):
+    return " ".join(text.split()).casefold()
+
+
 texts_of_a_line = st.text(
     st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=40
 ).filter(lambda text: any(c.isprintable() and not c.isspace() for c in text))
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(
-    st.lists(
-        texts_of_a_line, min_size=4, max_size=9, unique_by=lambda t: " ".join(t.split()).casefold()
-    )
-)
+@given(st.lists(texts_of_a_line, min_size=4, max_size=9, unique_by=alike))
 def test_every_prompt_of_a_file_is_there_whole_and_in_order(tmp_path, prompts):
     rows = [{"prompt": t, "label": ("harmful", "harmless")[i % 2]} for i, t in enumerate(prompts)]
     path = write(tmp_path / "p.jsonl", "\n".join(map(json.dumps, rows)))

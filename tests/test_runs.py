@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from refusal_nn import runs
 from refusal_nn.errors import CorruptArtefact, FolderInUse, InputError
 from refusal_nn.files import sha256, write_text
 from refusal_nn.runs import Stage
@@ -19,8 +20,13 @@ ROOT = Path(__file__).parent.parent
 SETTINGS = {"model": "tiny", "n": 40, "seed": 0, "positions": "-1", "model_file": None}
 ARTEFACTS = {"a.csv": "layer,d\n0,1.5\n", "b.json": '{"x": 1}\n', "c.safetensors": "\0\1" * 40}
 within_a_folder = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_git(monkeypatch):
+    monkeypatch.setattr(runs, "git_commit", lambda: "abc")  # half of the time of these tests
 
 
 def finished(folder, wanted=SETTINGS):
