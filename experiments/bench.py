@@ -15,7 +15,7 @@ from experiments import baseline, capture, causes, cli, select
 from refusal_nn import causal, controls, files, rollouts
 from refusal_nn.activations import require_finite
 from refusal_nn.captured import Captured, read_capture
-from refusal_nn.errors import InputError
+from refusal_nn.errors import InputError, ModelError
 from refusal_nn.interventions import DirectionalAblation, Intervention
 from refusal_nn.journal import Journal
 from refusal_nn.models import TracedModel
@@ -116,7 +116,9 @@ class Bench:
 
     @classmethod
     def of(cls, args: argparse.Namespace, found: Found, run: Run) -> Bench:
-        rollout = causes.rollout(args, causes.load(args), found.nll_limit)
+        model = causes.load(args)
+        require_same(found.origin, capture.origin(args, model))
+        rollout = causes.rollout(args, model, found.nll_limit)
         per_second = causes.speed(rollout.model, found.parts["val"])
         return cls(args, found, rollout, run.journal(), per_second)
 
@@ -206,6 +208,17 @@ class Bench:
         if key not in self.clean:
             self.clean[key] = next_token_logits(self.model, key)
         return self.clean[key]
+
+
+def require_same(then: causes.Row, now: causes.Row) -> None:
+    """Raises ModelError where directions were fitted on other weights or another template than
+    are loaded: a repository may have moved on meanwhile."""
+    for name in ("revision", "template_sha256"):
+        if then.get(name) != now[name]:
+            raise ModelError(
+                f"{now['model']}: its directions were fitted at {name} {then.get(name)}, loaded is "
+                f"{now[name]}; give another RESULTS= folder, or remove this one's"
+            )
 
 
 def _ablation(vector: torch.Tensor, alpha: float, at: Sequence[int] | None) -> DirectionalAblation:

@@ -17,27 +17,16 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from refusal_nn.errors import CorruptArtefact, DiskError, FolderInUse, InputError
 from refusal_nn.files import json_text, read_json, sha256, write_text
 from refusal_nn.journal import Journal
+from refusal_nn.origins import git_commit, versions
 
-PACKAGES = (
-    "refusal_nn",
-    "nnsight",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-)
 JOURNAL = "progress.jsonl"
 BATCHES = "progress"  # a folder: what a capture at work has done
 # A person may delete it after reading, or write into it: it is no artefact.
@@ -225,36 +214,7 @@ def _artefacts(folder: Path) -> dict[Path, int]:
     }
 
 
-def versions() -> dict[str, str]:
-    def version(name: str) -> str:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            return "not installed"
-
-    return {name: version(name) for name in PACKAGES}
-
-
 def code_hash() -> str:
     """sha256 over this package's source files as they are now."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
-
-
-def git_commit() -> str:
-    """Commit of the code, with + if the working tree differs; `unknown` outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
