@@ -79,9 +79,8 @@ def _joined(args: argparse.Namespace, seen: object, done: object) -> tuple[Asked
 
 def _layer(args: argparse.Namespace) -> int:
     """Validate's peak, which was found on fit prompts."""
-    from refusal_nn import files
 
-    return int(files.read_json(causes.validated(args).summary)["peak_layer"])
+    return int(causes.validated(args).about()["peak_layer"])
 
 
 def _said(row: causes.Row) -> causes.Row:
@@ -102,7 +101,7 @@ def draw(args: argparse.Namespace) -> None:
     figure = causal_figures.behaviour(
         files.read_csv(done.artefact("behaviour.csv")),
         files.read_csv(done.artefact("behaviour_by_layer.csv")),
-        files.read_json(done.summary),
+        done.about(),
     )
     figures.save(figure, folder / "behaviour.png")
     files.write_json(folder / f"{NAME}.json", {"from": str(done.folder)})

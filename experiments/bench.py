@@ -13,8 +13,9 @@ from safetensors import safe_open
 
 from experiments import baseline, capture, causes, cli, select
 from refusal_nn import causal, controls, files, rollouts
+from refusal_nn.activations import require_finite
 from refusal_nn.captured import Captured, read_capture
-from refusal_nn.errors import InputError
+from refusal_nn.errors import InputError, ModelError
 from refusal_nn.interventions import DirectionalAblation, Intervention
 from refusal_nn.journal import Journal
 from refusal_nn.models import TracedModel
@@ -58,13 +59,13 @@ class Found:
 def found_before(args: argparse.Namespace) -> Found:
     """The finished stages that this one stands on, computed first where they are missing."""
     chose = cli.up_to_date(args, select.NAME, select.settings(args), select.compute)
-    about, directions = files.read_json(chose.summary), None
+    about, directions = chose.about(), None
     if about["verdict"] is None:
         with safe_open(chose.artefact("directions.safetensors"), "pt") as file:
             directions = file.get_tensor("directions")
         _require_position(args, directions)
     asked = cli.up_to_date(args, baseline.NAME, baseline.settings(args), baseline.compute)
-    limit = files.read_json(asked.summary)["nll_limit"]
+    limit = asked.about()["nll_limit"]
     rows = causal.grouped(files.read_jsonl(asked.artefact("completions.jsonl")), "set")
     origin = files.read_json(chose.folder / "manifest.json")
     origin = {k: v for k, v in origin.items() if k in causes.ORIGIN}
@@ -115,7 +116,9 @@ class Bench:
 
     @classmethod
     def of(cls, args: argparse.Namespace, found: Found, run: Run) -> Bench:
-        rollout = causes.rollout(args, causes.load(args), found.nll_limit)
+        model = causes.load(args)
+        require_same(found.origin, capture.origin(args, model))
+        rollout = causes.rollout(args, model, found.nll_limit)
         per_second = causes.speed(rollout.model, found.parts["val"])
         return cls(args, found, rollout, run.journal(), per_second)
 
@@ -183,18 +186,21 @@ class Bench:
 
     def kl(self, arms: rollouts.Arms, prompts: Sequence[Prompt]) -> dict[str, float]:
         """Mean KL of each arm from the clean model on the next token after these prompts, nats."""
-        texts = tuple(p.prompt for p in prompts)
-        clean, found = self.clean_logits(texts), {}
+        texts, found = tuple(p.prompt for p in prompts), {}
         for names in rollouts.packs(arms, list(arms)):
-            effects = rollouts.effects(
-                self.model,
-                [arms[name] for name in names],
-                texts,
-                self.rollout.refusal_tokens,
-                clean,
-            )
-            found |= dict(zip(names, effects.kl.mean(1).tolist(), strict=True))
+            unit = rollouts.fingerprint(arms, names, ("kl", names, texts))
+            if unit not in self.journal.done:
+                self.journal.add(unit, self._kl([arms[name] for name in names], texts))
+            found |= {
+                name: row["kl"] for name, row in zip(names, self.journal.done[unit], strict=True)
+            }
         return found
+
+    def _kl(self, arms: Sequence[Intervention], texts: Sequence[str]) -> list[causes.Row]:
+        tokens, clean = self.rollout.refusal_tokens, self.clean_logits(texts)
+        kl = rollouts.effects(self.model, arms, texts, tokens, clean).kl
+        require_finite(kl.isfinite(), range(len(texts)), self.model, what="KL of an ablation")
+        return [{"kl": float(row.mean())} for row in kl]
 
     def clean_logits(self, texts: Sequence[str]) -> torch.Tensor:
         """The untouched model's next-token logits, asked for once."""
@@ -202,6 +208,17 @@ class Bench:
         if key not in self.clean:
             self.clean[key] = next_token_logits(self.model, key)
         return self.clean[key]
+
+
+def require_same(then: causes.Row, now: causes.Row) -> None:
+    """Raises ModelError where directions were fitted on other weights or another template than
+    are loaded: a repository may have moved on meanwhile."""
+    for name in ("revision", "template_sha256"):
+        if then.get(name) != now[name]:
+            raise ModelError(
+                f"{now['model']}: its directions were fitted at {name} {then.get(name)}, loaded is "
+                f"{now[name]}; give another RESULTS= folder, or remove this one's"
+            )
 
 
 def _ablation(vector: torch.Tensor, alpha: float, at: Sequence[int] | None) -> DirectionalAblation:

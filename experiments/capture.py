@@ -18,7 +18,9 @@ NAME = "capture"
 def compute(args: argparse.Namespace) -> None:
     """Load, forecast, capture, write activations, moments and the table of prompts."""
     from experiments import console
-    from refusal_nn import captured, prompts, splits
+    from refusal_nn import captured, files, prompts, splits
+    from refusal_nn.batch_files import BatchFiles
+    from refusal_nn.runs import BATCHES
     from refusal_nn.tracing import capture
 
     notes: list[str] = []
@@ -31,8 +33,13 @@ def compute(args: argparse.Namespace) -> None:
         for line in notes:
             console.say(line)
         groups = [f"{row['split']}.{row['label']}" for row in table]
+        files.require_room(run.folder, 2 * _bytes(model, len(texts), len(positions)))
+        kept = BatchFiles(run.folder / BATCHES, run.journal(), model)
+        ids = [str(row["id"]) for row in table]
         with console.forecast_progress(model, texts, positions) as on_batch:
-            acts = capture(model, texts, positions, groups=groups, on_batch=on_batch)
+            acts = capture(
+                model, texts, positions, groups=groups, on_batch=on_batch, names=ids, kept=kept
+            )
         captured.write_capture(run.folder, acts, model.template, table)
         summary = _summary(args, model, positions, acts.counts) | {"notes": [*model.notes, *notes]}
         run.finish(summary, full_origin(args, model, parts))
@@ -40,6 +47,11 @@ def compute(args: argparse.Namespace) -> None:
     console.say(
         f"wrote {run.folder} ({model.n_layers} layers, {len(texts)} prompts, positions {where})"
     )
+
+
+def _bytes(model: TracedModel, prompts: int, positions: int) -> int:
+    """What the activations take on disk; a batch at a time before, all together after."""
+    return 4 * model.n_layers * prompts * positions * model.d_model
 
 
 def _summary(

@@ -171,7 +171,7 @@ def draw(args: argparse.Namespace) -> None:
     from refusal_nn import causal_figures, figures, files
 
     done, folder = cli.stage(args, NAME), cli.figures_folder(args)
-    if files.read_json(done.summary)["verdict"] is None:
+    if done.about()["verdict"] is None:
         figure = causal_figures.causal(files.read_csv(done.artefact("causal.csv")))
         figures.save(figure, folder / "causal.png")
     files.write_json(folder / f"{NAME}.json", {"from": str(done.folder)})

@@ -17,7 +17,9 @@ from typing import NoReturn
 
 from refusal_nn import prompts
 from refusal_nn.errors import CorruptArtefact, InputError, OutOfMemory, RefusalNNError
+from refusal_nn.memory import asked_for, is_out_of_memory
 from refusal_nn.names import adapter_file, is_file, is_folder, safe_name, user_path
+from refusal_nn.plain_text import visible
 from refusal_nn.prompt_files import HUB_SETS
 from refusal_nn.runs import Stage
 
@@ -159,11 +161,11 @@ def capture_settings(args: argparse.Namespace) -> Settings:
 
 
 def model_file(model: str) -> list[int] | None:
-    """Size and time of a local model, so that another file of the same name is noticed."""
+    """Size and time of a local model's files, template and tokenizer among them, so that others of
+    the same name are noticed."""
     path = adapter_file(model) or user_path(model)
-    files = (
-        sorted(path.glob("*.safetensors")) if is_folder(path) else [path] if is_file(path) else []
-    )
+    whole = is_folder(path) and is_file(path / "config.json")
+    files = sorted(f for f in path.iterdir() if f.is_file()) if whole else [path] * is_file(path)
     return [n for f in files for n in (f.stat().st_size, f.stat().st_mtime_ns)] or None
 
 
@@ -210,7 +212,7 @@ def up_to_date(
         try:
             found.verify()
         except CorruptArtefact as fault:
-            print(f"{fault} Recomputing.", file=sys.stderr)
+            print(visible(f"{fault} Recomputing."), file=sys.stderr)
     if not found.is_current(settings):
         compute(args)
     return found
@@ -231,17 +233,17 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except RefusalNNError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(143 if terminated else 130)
     except (MemoryError, RuntimeError) as error:
-        # torch's own OutOfMemoryError, by name: torch is not imported for its sake.
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+        if not is_out_of_memory(error):
             raise
         print(
-            "error: out of memory; try DTYPE=bfloat16, DEVICE=cpu or a smaller model",
+            f"error: out of memory: {asked_for(error)}; try DTYPE=bfloat16, DEVICE=cpu or a "
+            "smaller model",
             file=sys.stderr,
         )
         sys.exit(OutOfMemory.exit_code)

@@ -14,26 +14,32 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from refusal_nn.plain_text import visible
+
 if TYPE_CHECKING:
     from refusal_nn.models import TracedModel
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 
 def say(line: str) -> None:
-    console.print(escape(line), soft_wrap=True)
+    console.print(_shown(line), soft_wrap=True)
+
+
+def _shown(text: object) -> str:
+    return escape(visible(str(text)))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """One table; columns all right-aligned but the first, at its full width even in a narrower
     window."""
-    shown = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=_shown(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        shown.add_column(escape(name), justify="right" if i else "left", no_wrap=True)
+        shown.add_column(_shown(name), justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        shown.add_row(*(escape(str(cell)) for cell in row))
+        shown.add_row(*map(_shown, row))
     width = Measurement.get(console, console.options.update(max_width=1000), shown).maximum
-    Console(highlight=False, width=max(width, len(title), console.width)).print(shown)
+    Console(highlight=False, emoji=False, width=max(width, len(title), console.width)).print(shown)
 
 
 def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

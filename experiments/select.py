@@ -119,7 +119,7 @@ def draw(args: argparse.Namespace) -> None:
     from refusal_nn import causal_figures, figures, files
 
     done, folder = cli.stage(args, NAME), cli.figures_folder(args)
-    about = files.read_json(done.summary)
+    about = done.about()
     if about["verdict"] is None:
         rows = files.read_csv(done.artefact("candidates.csv"))
         figures.save(causal_figures.candidates(rows, about["chosen"]), folder / "candidates.png")

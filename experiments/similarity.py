@@ -79,7 +79,7 @@ def draw(args: argparse.Namespace) -> None:
     from refusal_nn import figures, files
 
     done, folder = cli.stage(args, NAME), cli.figures_folder(args)
-    rows, about = files.read_csv(done.artefact("cosine.csv")), files.read_json(done.summary)
+    rows, about = files.read_csv(done.artefact("cosine.csv")), done.about()
     cosine = np.array([row["cosine"] for row in rows]).reshape(len(about["layers"]), -1)
     reliability = [about["split_half_cosine"][i] for i in about["layers"]]
     figures.save(

@@ -36,7 +36,7 @@ def compute(args: argparse.Namespace) -> None:
         with cli.stage(args, NAME).run(settings(args)) as run:
             return _untestable(args, run, found.reasons, found.origin)
     swept = cli.up_to_date(args, sweep.NAME, sweep.settings(args), sweep.compute)
-    single = files.read_json(swept.summary)
+    single = swept.about()
     with cli.stage(args, NAME).run(settings(args)) as run:
         bench = Bench.of(args, found, run)
         others = against.read(args.against, bench.model.d_model)

@@ -142,7 +142,7 @@ def draw(args: argparse.Namespace) -> None:
     from refusal_nn import causal_figures, figures, files
 
     done, folder = cli.stage(args, NAME), cli.figures_folder(args)
-    about = files.read_json(done.summary)
+    about = done.about()
     if about["best"]:
         separation = causes.validated(args).artefact("validation_results.csv")
         rows = files.read_csv(done.artefact("sweep.csv"))

@@ -23,7 +23,7 @@ def compute(args: argparse.Namespace) -> None:
     source = cli.up_to_date(args, capture.NAME, cli.capture_settings(args), capture.compute)
     # Read at once, with the activations: another run may replace the capture meanwhile.
     about = files.read_json(source.folder / "manifest.json")
-    notes = files.read_json(source.summary)["notes"]
+    notes = source.about()["notes"]
     captured = read_capture(source.folder)
     with cli.stage(args, NAME).run(settings(args)) as run:
         found = tables.analyse(captured, args.permutations, args.folds, args.seed)

@@ -20,6 +20,11 @@ class Batch:
     attention_mask: Tensor
     position_ids: Tensor
 
+    def part(self, which: slice) -> Batch:
+        """Some of its rows, padded as they were."""
+        tensors = (self.input_ids, self.attention_mask, self.position_ids)
+        return Batch(self.rows[which], *(values[which] for values in tensors))
+
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
         # Ids alone would be read with an all-ones mask and wrong positions: always the three
         # together.

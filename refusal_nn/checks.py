@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import psutil
 import torch
 
 from refusal_nn.directions import difference_in_means, unit
@@ -128,10 +127,3 @@ def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> list[torch.T
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
     return originals
-
-
-def free_bytes(device: str) -> float:
-    """Memory that is free on a device, in bytes."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(torch.device(device))[0]
-    return psutil.virtual_memory().available

@@ -23,6 +23,10 @@ class ModelError(RefusalNNError):
     exit_code = 3
 
 
+class NotFinite(ModelError, ValueError):
+    """NaN or infinity where a number is needed."""
+
+
 class CorruptArtefact(RefusalNNError):
     """A result file that is not what the manifest says, and that could not be recomputed."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from refusal_nn.batching import Batch, batched, common_prefix
+from refusal_nn.errors import InputError
 from refusal_nn.interventions import Intervention
 from refusal_nn.models import TracedModel
 
@@ -22,6 +23,12 @@ class Feed(NamedTuple):
 
     batch: Batch
     sets: list[int]
+
+    def halves(self) -> list[Feed]:
+        """The first and the last half of its rows."""
+        middle = len(self.sets) // 2
+        cuts = (slice(middle), slice(middle, None))
+        return [Feed(self.batch.part(cut), self.sets[cut]) for cut in cuts]
 
 
 class Plan(NamedTuple):
@@ -70,9 +77,22 @@ def plan(
     which = _sets(intervention, sets, len(ids))
     if intervention is not None:
         intervention.check(model)
+    _require_room(model, ids, new_tokens)
     prefix = _prefix(model, ids, keep, share, new_tokens)
     batches = batched(ids, prefix, budget(model, token_budget), model.lm.tokenizer.pad_token_id)
     return Plan(prefix, [Feed(batch, [which[row] for row in batch.rows]) for batch in batches])
+
+
+def _require_room(model: TracedModel, ids: Sequence[Sequence[int]], new_tokens: int) -> None:
+    # Beyond the positions that it was trained on a model computes on, and says nothing.
+    most = getattr(model.module.config, "max_position_embeddings", None) or float("inf")
+    row = max(range(len(ids)), key=lambda i: len(ids[i]))
+    if len(ids[row]) + new_tokens > most:
+        new = f" and {new_tokens} new ones" if new_tokens else ""
+        raise InputError(
+            f"{model.name} reads {most} tokens at most; prompt number {row + 1} has "
+            f"{len(ids[row])}{new}; nothing is cut off: shorten it, or leave it out"
+        )
 
 
 def _sets(

@@ -13,6 +13,7 @@ from nnsight import TransformersModel
 
 from refusal_nn import checks, sites, sources
 from refusal_nn.errors import InputError, ModelError
+from refusal_nn.memory import free_bytes
 from refusal_nn.models import FAMILIES, MODELS, ModelSpec, TracedModel
 from refusal_nn.names import adapter_file
 from refusal_nn.organisms import plant, read_organism
@@ -79,7 +80,7 @@ def load(
         chosen = "bfloat16" if _computes_bfloat16(target) else "float32"
     if chosen == "float32":
         return _noted(checks.self_tested(_wrapped(name, torch.float32, target, system)), [])
-    needed, free = 4 * sources.parameter_count(name), checks.free_bytes(target)
+    needed, free = 4 * sources.parameter_count(name), free_bytes(target)
     # The float32 original stays until the narrow copy has passed.
     if 1.6 * needed > free:
         model = checks.self_tested(_wrapped(name, DTYPES[chosen], target, system))

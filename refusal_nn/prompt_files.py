@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from refusal_nn.errors import InputError
 
 Row = dict[str, object]
+MAX_BYTES = 100_000_000
 
 
 class HubFile(NamedTuple):
@@ -69,9 +71,13 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 def _text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
+        # A device or a pipe would be read for ever.
+        plain = stat.S_ISREG(path.stat().st_mode) and path.stat().st_size <= MAX_BYTES
+        raw = path.read_bytes() if plain else None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if raw is None:
+        raise InputError(f"{path}: no plain file of at most {MAX_BYTES // 10**6} MB")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -87,7 +93,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(content, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{line}: not JSON ({error})") from None
         if not isinstance(row, dict):
@@ -95,9 +101,21 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
         yield line, row
 
 
+def _once(pairs: list[tuple[str, object]]) -> Row:
+    """An object whose keys differ: of two alike one would be lost."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key is given twice")
+    return row
+
+
 def _csv(path: Path) -> Iterator[tuple[int, Row]]:
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
+        names = [name.strip().lower() for name in reader.fieldnames or ()]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"{path}:{reader.line_num}: two columns are called {twice!r}")
         for row in reader:
             if None in row or None in row.values():
                 columns = len(reader.fieldnames or ())
@@ -110,6 +128,8 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
 
 def _txt(path: Path) -> Iterator[tuple[int, Row]]:
     for line, content in enumerate(_text(path).split("\n"), 1):
+        if "\r" in content.rstrip("\r"):
+            raise InputError(f"{path}:{line}: holds a bare carriage return; end lines with LF")
         if content.strip():
             yield line, {"prompt": content}
 

@@ -88,19 +88,15 @@ def _prompt(row: Mapping[str, object], label: str | None, path: Path, line: int)
     # Zero-width characters are no spaces, and no prompt either.
     if not isinstance(text, str) or not any(c.isprintable() and not c.isspace() for c in text):
         raise InputError(f"{where}: the prompt is empty or no text")
+    if "\0" in text:
+        raise InputError(f"{where}: the prompt holds a NUL")
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"{where}: {len(text)} characters; a prompt has {MAX_CHARACTERS} at most")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise InputError(f"{where}: holds half of a surrogate pair, which is no text") from None
-    named = next((word for word in LABELS if path.stem.lower().startswith(word)), None)
-    word = label or LABEL_WORDS.get(str(row.get("label", "")).strip().lower()) or named
-    if word is None:
-        raise InputError(
-            f"{where}: no class; give a column label (harmful or harmless), or "
-            "PROMPTS=harmful=FILE,harmless=FILE"
-        )
+    word = _label(row, label, path, where)
     severity = row.get("severity")
     if severity not in (None, "") and str(severity) not in tuple("12345"):
         raise InputError(f"{where}: severity must be 1, 2, 3, 4 or 5, got {severity!r}")
@@ -113,6 +109,23 @@ def _prompt(row: Mapping[str, object], label: str | None, path: Path, line: int)
         where=where,
         **known,
     )
+
+
+def _label(row: Mapping[str, object], label: str | None, path: Path, where: str) -> str:
+    """The class by its column, else as asked for, else by the file's name; all that speak agree."""
+    said = str(row.get("label") if row.get("label") is not None else "").strip()
+    own = LABEL_WORDS.get(said.lower())
+    named = next((word for word in LABELS if path.stem.lower().startswith(word)), None)
+    word = own or label or named
+    if word is None or (said and own is None):
+        found = f"the label {said!r} is no class" if said else "no class"
+        raise InputError(
+            f"{where}: {found}; give a column label ({', '.join(LABEL_WORDS)}), or "
+            "PROMPTS=harmful=FILE,harmless=FILE"
+        )
+    if label is not None and word != label:
+        raise InputError(f"{where}: its label is {said!r}, but the file is given as {label}=")
+    return word
 
 
 def _checked(prompts: list[Prompt], spec: str, notes: list[str]) -> list[Prompt]:

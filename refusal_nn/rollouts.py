@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from refusal_nn.activations import require_finite
 from refusal_nn.errors import InputError
 from refusal_nn.feeding import smallness
 from refusal_nn.interventions import Intervention, stacked
@@ -88,6 +89,8 @@ class Rollout:
         sets = [names.index(job.arm) for job in unit] if len(names) > 1 else None
         texts = [job.prompt.prompt for job in unit]
         logits = next_token_logits(self.model, texts, intervention, sets=sets)
+        called = [f"{job.prompt.id} ({job.arm})" for job in unit]
+        require_finite(logits.isfinite().all(-1), range(len(unit)), self.model, called, "logits")
         scores = refusal_score(logits, self.refusal_tokens).tolist()
         begins = begins_refusal(logits, self.refusal_tokens).tolist()
         completions = generate(
@@ -126,7 +129,10 @@ class Rollout:
             [unit[i].prompt.prompt for i in asked],
             [completions[i].ids for i in asked],
         )
-        return {i: float(v.double().mean()) for i, v in zip(asked, values, strict=True)}
+        means = torch.stack([v.double().mean() for v in values])
+        called = [job.prompt.id for job in unit]
+        require_finite(means.isfinite(), asked, self.model, called, "likelihoods")
+        return dict(zip(asked, means.tolist(), strict=True))
 
     def _row(
         self, job: Job, done: Completion, found: Judgement, nll: float | None

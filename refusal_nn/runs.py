@@ -4,7 +4,8 @@ complete.
 results/<model>/<stage>/   settings.json   what was asked for; rewritten only when it changes, so
 make can look at it
                            *.csv *.safetensors
-                           manifest.json   how it came about, and the sha256 of every artefact
+                           manifest.json   how it came about, and the sha256 of every artefact,
+                           of summary.json and of its own content
                            summary.json    written last, by rename: the stamp
 """
 
@@ -15,28 +16,19 @@ import fcntl
 import hashlib
 import json
 import os
-import subprocess
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from refusal_nn.errors import CorruptArtefact, DiskError, FolderInUse, InputError
-from refusal_nn.files import read_json, sha256, write_json, write_text
+from refusal_nn.files import json_text, read_json, sha256, write_text
 from refusal_nn.journal import Journal
+from refusal_nn.origins import git_commit, versions
 
-PACKAGES = (
-    "refusal_nn",
-    "nnsight",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-)
 JOURNAL = "progress.jsonl"
+BATCHES = "progress"  # a folder: what a capture at work has done
 # A person may delete it after reading, or write into it: it is no artefact.
 KEPT = "kept_text.jsonl"
 KEEP = ("settings.json", "manifest.json", "summary.json", ".lock", JOURNAL, KEPT)
@@ -54,6 +46,7 @@ class Stage:
 
     def request(self, settings: Mapping[str, object]) -> None:
         """Record what is asked for, touching settings.json only if that differs from last time."""
+        self._require_own()
         path, text = (
             self.folder / "settings.json",
             json.dumps(settings, indent=2, sort_keys=True) + "\n",
@@ -64,15 +57,24 @@ class Stage:
     def is_current(self, settings: Mapping[str, object]) -> bool:
         """Whether the folder holds a finished run of just these settings."""
         try:
-            finished = self.summary.exists() and isinstance(read_json(self.summary), dict)
-            return finished and self.settings() == dict(settings)
-        except (CorruptArtefact, ValueError):
+            return self.summary.exists() and self.settings() == dict(settings)
+        except CorruptArtefact:
             return False
+
+    def _require_own(self) -> None:
+        """Raises InputError where a link would lead what is written to another place."""
+        for path in (self.folder.parent, self.folder, self.folder / ".lock"):
+            if path.is_symlink():
+                raise InputError(
+                    f"{path} is a link; results are written to their own folders only: remove it, "
+                    "or give another RESULTS= folder"
+                )
 
     @contextlib.contextmanager
     def run(self, settings: Mapping[str, object]) -> Iterator[Run]:
         """Hold the folder's lock while a stage computes; the stamp of an earlier run goes first.
         Raises FolderInUse."""
+        self._require_own()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -99,7 +101,6 @@ class Stage:
     def artefact(self, name: str) -> Path:
         """Path of a finished run's file, its sha256 checked. A file that differs is set aside;
         raises CorruptArtefact."""
-        self.require_finished()
         path, expected = self.folder / name, self._manifest()["sha256"]
         if name in expected and path.exists() and sha256(path) == expected[name]:
             return path
@@ -116,6 +117,11 @@ class Stage:
         """What the finished run was asked for."""
         return self._manifest()["settings"]
 
+    def about(self) -> dict[str, object]:
+        """The finished run's summary, checked. Raises InputError, CorruptArtefact."""
+        self._manifest()
+        return read_json(self.summary)
+
     def verify(self) -> None:
         """Check every artefact of a finished run. Raises CorruptArtefact, the faulty file set
         aside."""
@@ -123,13 +129,17 @@ class Stage:
             self.artefact(name)
 
     def _manifest(self) -> dict[str, dict[str, object]]:
+        self.require_finished()
         path = self.folder / "manifest.json"
         try:
-            manifest = read_json(path)
+            text = path.read_text(encoding="utf-8")
+            manifest = json.loads(text)
         except (OSError, ValueError):
-            manifest = None
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
+            text = manifest = None
+        if not isinstance(manifest, dict) or _signed(manifest) != text:
             raise self._set_aside(path)
+        if sha256(self.summary) != manifest["summary_sha256"]:
+            raise self._set_aside(self.summary)
         return manifest
 
     def _set_aside(self, path: Path) -> CorruptArtefact:
@@ -168,22 +178,31 @@ class Run:
         for stale in [path for path, time_ns in files.items() if self.before.get(path) == time_ns]:
             stale.unlink()
             del files[stale]
-        write_json(
-            self.folder / "manifest.json",
-            {
-                "settings": self.settings,
-                **about,
-                "wall_seconds": round(time.time() - self.started, 1),
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "packages": versions(),
-                "git_commit": git_commit(),
-                "sha256": {p.name: sha256(p) for p in files},
-            },
-        )
+        stamp = json_text(summary)
+        manifest = {
+            "settings": self.settings,
+            **about,
+            "wall_seconds": round(time.time() - self.started, 1),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "packages": versions(),
+            "git_commit": git_commit(),
+            "sha256": {p.name: sha256(p) for p in files},
+            "summary_sha256": hashlib.sha256(stamp.encode()).hexdigest(),
+        }
+        # As it will be read: tuples are lists then.
+        write_text(self.folder / "manifest.json", _signed(json.loads(json_text(manifest))))
         # Someone may have asked for other settings meanwhile: this stamp is not theirs.
         Stage(self.folder).request(self.settings)
-        write_json(self.folder / "summary.json", summary)
+        write_text(self.folder / "summary.json", stamp)
         (self.folder / JOURNAL).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / BATCHES, ignore_errors=True)
+
+
+def _signed(manifest: Mapping[str, object]) -> str:
+    """The manifest's text, its own sha256 in it."""
+    content = {k: v for k, v in manifest.items() if k != "own_sha256"}
+    own = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json_text(content | {"own_sha256": own})
 
 
 def _artefacts(folder: Path) -> dict[Path, int]:
@@ -195,36 +214,7 @@ def _artefacts(folder: Path) -> dict[Path, int]:
     }
 
 
-def versions() -> dict[str, str]:
-    def version(name: str) -> str:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            return "not installed"
-
-    return {name: version(name) for name in PACKAGES}
-
-
 def code_hash() -> str:
     """sha256 over this package's source files as they are now."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
-
-
-def git_commit() -> str:
-    """Commit of the code, with + if the working tree differs; `unknown` outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

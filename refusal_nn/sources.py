@@ -10,15 +10,19 @@ import functools
 import hashlib
 import io
 import os
+import socket
 import struct
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import torch
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub import errors as hub
-from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -34,8 +38,15 @@ from refusal_nn import planted, qwen1, tiny
 from refusal_nn.embedded import SHA256, cache_folder, embedded_model
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.files import sha256, write_text
+from refusal_nn.memory import is_out_of_memory
 from refusal_nn.models import MODELS
 from refusal_nn.names import is_file, is_folder, user_path
+
+# What a file raises that is cut off, spoilt, or of another model.
+BROKEN = (
+    *(ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error),
+    *(SafetensorError, hub.StrictDataclassError),
+)
 
 
 class Fetched(NamedTuple):
@@ -58,8 +69,25 @@ def fetch(name: str, dtype: torch.dtype) -> Fetched:
     packed = {"quantization_config": GgufConfig(dequantize=True)} if options["gguf_file"] else {}
     with explained(name, options):
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options, **packed)
+        # Else a .bin, a pickle, would do where there is no safetensors file.
+        safe = {} if options["gguf_file"] else {"use_safetensors": True}
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, **options, **packed, **safe
+        )
+    _require_whole(name, loaded)
     return Fetched(model, tokenizer, _revision(Path(source), options, model))
+
+
+def _require_whole(name: str, loaded: dict[str, object]) -> None:
+    # transformers fills what is missing with random numbers, and leaves out blocks too many.
+    missing = sorted(loaded["missing_keys"])
+    surplus = sorted(key for key in loaded["unexpected_keys"] if ".layers." in key)
+    for keys, what in ((missing, "lacks"), (surplus, "has, and its config.json does not know of,")):
+        if keys:
+            raise ModelError(
+                f"{name} {what} {len(keys)} weights, {keys[0]} the first: its config.json is not "
+                "of these weights; fetch the model again"
+            )
 
 
 def embedded_folder(name: str) -> Path:
@@ -120,6 +148,8 @@ def _located(name: str) -> tuple[str, dict[str, object]]:
             "planted-<k>-<seed>, a Hub id owner/name, a folder or a .gguf file, or add a row to "
             "refusal_nn/models.py"
         )
+    if not _hub_answers():  # asking would take half a minute of retries
+        options["local_files_only"] = True
     if spec is None:
         return name, options
     options |= {"revision": spec.revision or "main"}
@@ -136,6 +166,18 @@ def _as_qwen2(source: Path, made_of: str) -> Path:
     kept = cache_folder() / f"qwen1-{hashlib.sha256(str(source).encode()).hexdigest()[:12]}"
     with explained(str(source), {"gguf_file": None}):
         return qwen1.convert(source, kept, made_of)
+
+
+def _hub_answers() -> bool:
+    """Whether the Hub can be reached; not looked at behind a proxy, or where it is not wanted."""
+    if os.environ.get("HF_HUB_OFFLINE") or urllib.request.getproxies():
+        return True
+    url = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((url.hostname, url.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _revision(source: Path, options: dict[str, object], model: PreTrainedModel) -> str:
@@ -168,17 +210,23 @@ def explained(name: str, options: dict[str, object]) -> Iterator[None]:
     to_file = options["gguf_file"] and not sys.stderr.isatty()
     quiet = contextlib.redirect_stderr(io.StringIO()) if to_file else contextlib.nullcontext()
     transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what matters of its reports is in ours
     try:
         with quiet, _gguf_parsed_once() if options["gguf_file"] else contextlib.nullcontext():
             yield
     except (OSError, hub.HfHubHTTPError) as error:
         raise ModelError(_remedy(error, name)) from error
-    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+    except BROKEN as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other shapes than its config.json says"
         what = "read as GGUF" if options["gguf_file"] else "loaded"
-        hint = "; fetch the file again" if options["gguf_file"] else ""
-        raise ModelError(f"{name} cannot be {what}: {reason}{hint}") from error
+        raise ModelError(f"{name} cannot be {what}: {reason}; fetch it again") from error
     finally:
+        transformers_logging.set_verbosity(verbosity)
         transformers_logging.enable_progress_bar()
 
 
@@ -200,10 +248,10 @@ def _remedy(error: BaseException, name: str) -> str:
         if any(isinstance(cause, kind) for cause in causes):
             return f"{name}: {remedy}"
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
     return (
-        f"{name} could not be fetched or read{offline}: {reason} Check the connection, or give a "
-        "local folder or .gguf file as MODEL="
+        f"{name} could not be fetched or read{offline}: {reason}. Check the connection, or give a "
+        "local folder with safetensors or a .gguf file as MODEL="
     )
 
 

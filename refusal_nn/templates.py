@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from refusal_nn.conversations import ASKED, DEFAULT, OPTIONS, note, placed, switches, written
 from refusal_nn.errors import ModelError
 
@@ -83,6 +85,7 @@ def read_template(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> 
             "the tokenizer has no chat template, so this is no chat model; use its "
             "instruction-tuned version"
         )
+    _ids(tokenizer, PROBES, DEFAULT, "")  # a template that cannot be used says so here
     before, cut = placed(tokenizer, system)
     rendered = _ids(tokenizer, PROBES, system, cut)
     post = _common_suffix(rendered)
@@ -114,8 +117,13 @@ def stop_ids(generation: GenerationConfig | None, template: Template) -> frozens
 def _ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], system: str, cut: str
 ) -> list[list[int]]:
-    texts = [written(tokenizer, prompt, system=system).replace(cut, "", 1) for prompt in prompts]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    try:
+        texts = [written(tokenizer, p, system=system).replace(cut, "", 1) for p in prompts]
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    except (TemplateError, OverflowError) as error:
+        raise ModelError(
+            f"the chat template cannot be used: {error}; fetch the tokenizer again"
+        ) from error
 
 
 def _common_suffix(rows: Sequence[Sequence[int]]) -> list[int]:

@@ -3,17 +3,18 @@ here or on a server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from refusal_nn import passes  # isort: skip  before nnsight: see there
-import nnsight
 import torch
 from torch import Tensor
 
 from refusal_nn.activations import Activations, require_finite
-from refusal_nn.feeding import Completion, Feed, Plan, budget, completion, plan
+from refusal_nn.batch_files import BatchFiles
+from refusal_nn.feeding import Completion, budget, completion, plan
 from refusal_nn.interventions import Intervention
 from refusal_nn.models import TracedModel
+from refusal_nn.running import answered
 
 CHUNK = 16
 # Likelihoods keep the logits of every generated token.
@@ -31,39 +32,43 @@ def capture(
     token_budget: int | None = None,
     share_prefix: bool = True,
     on_batch: Callable[[int], object] = lambda tokens: None,
+    names: Sequence[str] | None = None,
+    kept: BatchFiles | None = None,
 ) -> Activations:
     """Residual stream after every block at `positions` (negative, from the end), and streamed means
     per group, clean or under an intervention.
 
     groups: a name per prompt (default: one group `all`). token_budget: padded tokens per batch.
-    on_batch is told the tokens done. Memory is bounded by one batch and the positions kept. Raises
-    ModelError if an activation is not finite.
+    on_batch is told the tokens done. names: what an error calls the prompts. kept: batches of this
+    very capture that are on disk, and the place for more; not used with a server, which keeps its
+    own. Memory is bounded by one batch and the positions kept. Raises NotFinite.
     """
     ids = model.template.render(prompts)
     groups = list(groups) if groups is not None else ["all"] * len(ids)
-    names = list(dict.fromkeys(groups))
+    kinds = list(dict.fromkeys(groups))
     post = list(range(-len(model.template.post_ids), 0))
     reach = max(len(post), -min(positions))
     if max(positions) >= 0 or reach > min(map(len, ids)):
         raise ValueError(
             f"positions count from the end, -1 to -{min(map(len, ids))}; got {list(positions)}"
         )
-    kept = torch.empty(model.n_layers, len(ids), len(positions), model.d_model)
-    sums = torch.zeros(len(names), model.n_layers, len(post), model.d_model, dtype=torch.float64)
+    states = torch.empty(model.n_layers, len(ids), len(positions), model.d_model)
+    sums = torch.zeros(len(kinds), model.n_layers, len(post), model.d_model, dtype=torch.float64)
     todo = plan(
         model, ids, reach, intervention=intervention, token_budget=token_budget, share=share_prefix
     )
-    of = [names.index(group) for group in groups]
+    of = [kinds.index(group) for group in groups]
     size = FLOAT * model.n_layers * model.d_model * len(positions)
-    run = _run(model, todo, intervention, size, passes.moments, post, list(positions), of)
-    for feed, (states, finite, added) in run:
-        require_finite(finite, feed.batch, model)
-        kept[:, feed.batch.rows] = states
+    about = (post, list(positions), of)
+    run = answered(model, todo, intervention, size, passes.moments, *about, kept=kept)
+    for feed, (found, finite, added) in run:
+        require_finite(finite, feed.batch.rows, model, names)
+        states[:, feed.batch.rows] = found
         sums += 0 if added is None else added
         on_batch(feed.batch.input_ids.numel())
-    counts = {name: groups.count(name) for name in names}
-    means = {name: sums[i] / counts[name] for i, name in enumerate(names)}
-    return Activations(kept, tuple(positions), means, counts)
+    counts = {kind: groups.count(kind) for kind in kinds}
+    means = {kind: sums[i] / counts[kind] for i, kind in enumerate(kinds)}
+    return Activations(states, tuple(positions), means, counts)
 
 
 def next_token_logits(
@@ -92,7 +97,9 @@ def next_token_logits(
         share=share_prefix,
     )
     size = FLOAT * model.text_config.vocab_size
-    for feed, found in _run(model, todo, intervention, size, passes.logits):
+    for feed, found in answered(model, todo, intervention, size, passes.logits):
+        if intervention is None:  # what an intervention does to them is for the caller to judge
+            require_finite(found.isfinite().all(-1), feed.batch.rows, model, what="logits")
         for row, values in zip(feed.batch.rows, found, strict=True):
             logits[row] = values
     return torch.stack(logits)
@@ -109,7 +116,7 @@ def shares(
     CPU."""
     todo = plan(model, model.template.render(prompts), intervention=intervention, share=False)
     size = FLOAT * model.n_layers * max(feed.batch.input_ids.shape[1] for feed in todo.feeds)
-    run = _run(model, todo, intervention, size, passes.shares, basis)
+    run = answered(model, todo, intervention, size, passes.shares, basis)
     return torch.cat([found for _, found in run])
 
 
@@ -144,7 +151,7 @@ def generate(
     )
     size = FLOAT * max_new_tokens
     told = on_tokens if model.service is None else None  # no function of ours is called from afar
-    run = _run(model, todo, intervention, size, passes.completions, max_new_tokens, chunk, told)
+    run = answered(model, todo, intervention, size, passes.completions, max_new_tokens, chunk, told)
     for feed, found in run:
         for row, tokens in zip(feed.batch.rows, found, strict=True):
             new[row] = tokens
@@ -172,31 +179,8 @@ def token_nll(
         intervention=intervention,
         token_budget=budget(model) // NLL_SHARE,
     )
-    run = _run(model, todo, intervention, FLOAT * max(lengths), passes.nll, lengths)
+    run = answered(model, todo, intervention, FLOAT * max(lengths), passes.nll, lengths)
     for feed, nll in run:
         for row, values in zip(feed.batch.rows, nll, strict=True):
             found[row] = values[-lengths[row] :]
     return found
-
-
-def _run(
-    model: TracedModel,
-    todo: Plan,
-    intervention: Intervention | None,
-    row_bytes: int,
-    body: Callable[..., object],
-    *args: object,
-) -> Iterator[tuple[Feed, object]]:
-    """What `body`, one of passes, finds of each feed: a session per feed here, on a server one per
-    as many feeds as a request may answer, row_bytes a row."""
-    service = model.service
-    shared = passes.Shared.of(model, intervention, todo.prefix)
-    if service is None:
-        shared, requests = shared.cached(), [[feed] for feed in todo.feeds]
-    else:
-        requests = service.requests(todo.feeds, row_bytes)
-    for feeds in requests:
-        backend = service and service.job(shared, feeds, body, args)
-        with model.lm.session(backend=backend):
-            found = nnsight.save(passes.answers(shared, feeds, body, args))
-        yield from zip(feeds, found, strict=True)

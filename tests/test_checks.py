@@ -100,6 +100,6 @@ def test_the_precision_loss_is_one_minus_nothing_for_equal_directions():
 
 
 def test_a_loss_that_does_not_fit_in_memory_is_said_not_guessed(monkeypatch):
-    monkeypatch.setattr(checks, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(loading, "free_bytes", lambda device: 0)
     model = load("tiny-llama", dtype="bfloat16")
     assert any("was not measured" in note for note in model.notes)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import cli
-from refusal_nn.errors import InputError
+from refusal_nn.errors import InputError, ModelError
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("capture", "validate", "similarity")
@@ -245,6 +245,16 @@ def test_an_interruption_ends_in_one_line_and_its_code(name, code):
     assert done.stderr.splitlines() == [
         "interrupted; the same command goes on where this one stopped"
     ]
+
+
+def test_directions_of_other_weights_or_of_another_template_are_not_used():
+    from experiments.bench import require_same
+
+    now = {"model": "m", "revision": "abc", "template_sha256": "1"}
+    require_same(now, now)
+    for then in (now | {"revision": "abd"}, now | {"template_sha256": "2"}, {}):
+        with pytest.raises(ModelError, match="RESULTS="):
+            require_same(then, now)
 
 
 @pytest.mark.parametrize("error", ["MemoryError()", "torch.OutOfMemoryError('too much')"])

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and tables that come back as they were written."""
 
+import csv
 import errno
 import hashlib
 import json
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from refusal_nn import files
-from refusal_nn.errors import DiskError
+from refusal_nn.errors import DiskError, NotFinite
 
 in_a_folder = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
@@ -62,7 +63,7 @@ def full(*_):
 
 
 @pytest.mark.parametrize(
-    ("owner", "step"), [(Path, "replace"), (os, "fsync"), (Path, "write_text"), (Path, "mkdir")]
+    ("owner", "step"), [(Path, "replace"), (os, "fsync"), (Path, "write_bytes"), (Path, "mkdir")]
 )
 def test_a_full_disk_is_a_disk_error_and_leaves_the_old_file(path, monkeypatch, owner, step):
     with monkeypatch.context() as patch:
@@ -100,6 +101,64 @@ def test_a_parent_that_is_no_folder_is_a_disk_error(path, kind):
     with pytest.raises(DiskError):
         WRITERS[kind](path / "below" / "table.csv")
     assert only_the_old_file_is_there(path)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_says_how_many_bytes_are_needed_and_how_many_are_free(path, kind):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(DiskError, match=r"\([\d,]{5,} bytes needed, [\d,]+ are free there\)"):
+            WRITERS[kind](path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_room_that_will_not_do_is_refused_before_anything_is_computed(tmp_path):
+    files.require_room(tmp_path, 1000)
+    with pytest.raises(DiskError, match="bytes needed"):
+        files.require_room(tmp_path, files.free_bytes(tmp_path / "x"))
+
+
+NO_NUMBERS = [float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_no_table_and_no_tensor_holds_what_is_not_a_number(path, number):
+    with pytest.raises(NotFinite, match=r"x of row 2 is .* DTYPE=float32"):
+        files.write_csv(path, [{"x": 1.0}, {"x": number}])
+    with pytest.raises(NotFinite, match="x is not finite"):
+        files.write_tensors(path, {"x": torch.tensor([0.0, number])}, {})
+    assert only_the_old_file_is_there(path)
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1", "'=1", "''@x", "-"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_of_text_is_a_formula_and_all_come_back(path, text):
+    rows = [{"id": text, "token": text, "d": -1.5}]
+    files.write_csv(path, rows)
+    with path.open(newline="", encoding="utf-8") as file:
+        [raw] = csv.DictReader(file)
+    assert raw["id"][0] == raw["token"][0] == "'"
+    assert raw["d"] == "-1.5"
+    assert files.read_csv(path) == rows
+
+
+@pytest.mark.parametrize("text", ["'tis", "'", "''", "a=b", "5'", "x-1"])
+def test_other_text_is_written_as_it_is(path, text):
+    files.write_csv(path, [{"token": text}])
+    with path.open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == files.read_csv(path) == [{"token": text}]
+
+
+def test_a_link_in_the_place_of_a_half_written_file_is_not_followed(path, tmp_path_factory):
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    victim.write_text("mine")
+    path.with_name(f".{path.name}.{os.getpid()}.partial").symlink_to(victim)
+    files.write_text(path, "new")
+    assert (victim.read_text(), path.read_text(), path.is_symlink()) == ("mine", "new", False)
 
 
 def test_sha256_is_that_of_the_bytes(path):

@@ -18,7 +18,7 @@ UNITS = {
     f"unit {i}": [{"id": f"p{j}", "x": i / 7, "nll": None} for j in range(9)] for i in range(6)
 }
 in_a_folder = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -99,7 +99,7 @@ def test_the_order_of_the_settings_does_not_matter(path):
 
 @in_a_folder
 @given(st.integers(0, 10_000), st.integers(0, 7))
-def test_no_flipped_bit_raises_and_most_units_survive_it(tmp_path, at, bit):
+def test_after_a_flipped_bit_no_unit_is_other_than_it_was_and_most_are_there(tmp_path, at, bit):
     path = tmp_path / "flipped.jsonl"
     path.unlink(missing_ok=True)
     filled(path)
@@ -108,7 +108,8 @@ def test_no_flipped_bit_raises_and_most_units_survive_it(tmp_path, at, bit):
     path.write_bytes(content)
     done = Journal(path, ABOUT).done
     in_header = at % len(content) <= content.index(b"\n")
-    assert in_header or len(set(done) & set(UNITS)) >= len(UNITS) - 2
+    assert all(UNITS[name] == rows for name, rows in done.items())
+    assert in_header or len(done) >= len(UNITS) - 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"null\n", b"[]\n", b"3\n", b"\xff\xfe\n", b"{"])

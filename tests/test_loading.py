@@ -1,6 +1,7 @@
 """Every way of naming a model, and one clear message for every way of getting it wrong."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -117,6 +118,74 @@ def test_each_trouble_with_the_hub_has_its_own_remedy(monkeypatch, error, word):
     with pytest.raises(ModelError, match=word) as caught:
         load("gemma2b", dtype="float32")
     assert len(str(caught.value).splitlines()) <= 6
+
+
+def spoil(path, how):
+    content = path.read_bytes()
+    path.write_bytes(how(content))
+
+
+def edited(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def more_blocks(folder, count):
+    kinds = ["full_attention"] * count
+    edited(folder, num_hidden_layers=count, layer_types=kinds, max_window_layers=count)
+
+
+def template(folder, text):
+    (folder / "chat_template.jinja").write_text(text)
+
+
+# What is done to a good folder, and a word of the remedy.
+BROKEN = {
+    "weights cut off": (lambda f: spoil(f / "model.safetensors", lambda b: b[:-5000]), "fetch"),
+    "a header cut off": (lambda f: spoil(f / "model.safetensors", lambda b: b[:50]), "fetch"),
+    "empty weights": (lambda f: spoil(f / "model.safetensors", lambda b: b""), "fetch"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "folder with safetensors"),
+    "another width": (lambda f: edited(f, hidden_size=128), "other shapes"),
+    "another vocabulary": (lambda f: edited(f, vocab_size=100), "other shapes"),
+    "more blocks than weights": (lambda f: more_blocks(f, 9), "lacks .* weights"),
+    "fewer blocks than weights": (lambda f: more_blocks(f, 3), "does not know of"),
+    "a broken configuration": (lambda f: (f / "config.json").write_text("{"), "valid JSON"),
+    "no template": (lambda f: (f / "chat_template.jinja").unlink(), "instruction-tuned"),
+    "a broken template": (lambda f: template(f, "{% for %}"), "fetch the tokenizer"),
+    "a template that reaches out": (
+        lambda f: template(f, "{{ ''.__class__.__mro__[1].__subclasses__() }}"),
+        "unsafe",
+    ),
+    "a template that raises": (lambda f: template(f, "{{ raise_exception('no') }}"), "no; fetch"),
+    "a template without an end": (
+        lambda f: template(f, "{% for i in range(10**12) %}a{% endfor %}"),
+        "MAX_RANGE",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_folder_is_one_message_with_its_remedy(folder, case, capsys):
+    harm, word = BROKEN[case]
+    harm(folder)
+    capsys.readouterr()
+    begun = time.process_time()
+    with pytest.raises(ModelError, match=word) as caught:
+        load(str(folder), dtype="float32")
+    assert caught.value.exit_code == 3
+    assert len(str(caught.value).splitlines()) == 1
+    assert "".join(capsys.readouterr()) == ""
+    assert time.process_time() - begun < 10
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_said(monkeypatch):
+    monkeypatch.setattr(sources.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(sources.constants, "ENDPOINT", "https://127.0.0.1:9")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    begun = time.perf_counter()
+    with pytest.raises(ModelError, match="Check the connection"):
+        load("nobody/of-this-name", dtype="float32")
+    assert time.perf_counter() - begun < 10
 
 
 def test_remote_code_is_never_run(folder):

@@ -188,12 +188,12 @@ def test_a_run_killed_while_writing_is_taken_up_as_if_it_had_not_been(results, t
     done = subprocess.run([sys.executable, "-c", KILLED, *OPTIONS, *folders], cwd=ROOT)
     capture = tmp_path / "results" / "tiny-llama" / "capture"
     assert done.returncode == -signal.SIGKILL
-    assert len(list(capture.glob(".*.partial"))) == 1
+    assert len(list(capture.rglob(".*.partial"))) == 1
     assert not (capture / "summary.json").exists()
     assert not (capture / "activations.safetensors").exists()
     run("validate", tmp_path)
     assert hashes(run("similarity", tmp_path)) == hashes(results)
-    assert not list(capture.glob(".*.partial"))
+    assert not list(capture.rglob(".*.partial"))
 
 
 def test_a_flipped_bit_in_the_activations_is_noticed_set_aside_and_recomputed(

@@ -105,7 +105,7 @@ def test_select_lists_those_that_pass_best_first_and_marks_the_chosen(tmp_path, 
 
 
 def test_select_says_why_none_passes_and_shows_the_best_all_the_same(tmp_path, printed):
-    rows = [candidate(0, kl=0.5), candidate(1, added=-2.0), candidate(19, kl=float("nan"))]
+    rows = [candidate(0, kl=0.5), candidate(1, added=-2.0), candidate(19, kl=None)]
     selected(tmp_path, rows)
     lines = printed(printed_causes.show_select, "figures/m")
     assert "none passes: KL at most 0.1 nats 1, refusal when added 2, both 0" in lines[-2]

@@ -1,7 +1,9 @@
 """Prompt files as users have them: what is read, and that a fault is named with file and line."""
 
 import contextlib
+import csv
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -72,6 +74,16 @@ BAD = {
     "no label": ("p.jsonl", '{"prompt": "Pick a lock"}', 1, "no class"),
     "an unknown label": ("p.jsonl", f"{GOOD}\n{row('Steal', 'toxic')}", 5, "no class"),
     "plain text without a class": ("p.txt", "\nPick a lock\n", 2, "no class"),
+    "an unknown label beside a file name that is known": (
+        "harmful.jsonl",
+        f"{GOOD}\n{row('Steal', 'toxic')}",
+        5,
+        "'toxic' is no class",
+    ),
+    "a key given twice": ("p.jsonl", f'{GOOD}\n{{"prompt": "a", "prompt": "b"}}', 5, "twice"),
+    "a column given twice": ("p.csv", "prompt,Prompt ,label\na,b,harmful\n", 1, "'prompt'"),
+    "an escaped NUL": ("p.jsonl", f"{GOOD}\n{row('Pick' + chr(0) + 'locks')}", 5, "NUL"),
+    "line ends of old": ("harmful.txt", "Pick a lock\rForge a note\r", 1, "carriage return"),
     "an id taken twice": (
         "p.jsonl",
         "\n".join([row("Steal", id="a"), row("Rob", id="a"), *HARMLESS]),
@@ -228,8 +240,47 @@ def test_few_prompts_are_remarked_on_and_enough_are_not(tmp_path):
     assert noted(32) == []
 
 
+def test_a_label_that_contradicts_the_word_before_the_equals_sign_is_refused(tmp_path):
+    path = write(tmp_path / "p.jsonl", OBJECTS)
+    with pytest.raises(InputError, match=r"p\.jsonl:\d: its label is 'harmless'"):
+        load_prompts(f"harmful={path}")
+
+
+def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.jsonl")
+    (tmp_path / "endless.txt").symlink_to("/dev/zero")
+    for name in ("p.jsonl", "endless.txt"):
+        with pytest.raises(InputError, match="no plain file"):
+            load_prompts(str(tmp_path / name))
+
+
+def alike(text):
+    return " ".join(text.split()).casefold()
+
+
+texts_of_a_line = st.text(
+    st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=40
+).filter(lambda text: any(c.isprintable() and not c.isspace() for c in text))
+
+
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(texts_of_a_line, min_size=4, max_size=9, unique_by=alike))
+def test_every_prompt_of_a_file_is_there_whole_and_in_order(tmp_path, prompts):
+    rows = [{"prompt": t, "label": ("harmful", "harmless")[i % 2]} for i, t in enumerate(prompts)]
+    path = write(tmp_path / "p.jsonl", "\n".join(map(json.dumps, rows)))
+    expected = [(t.strip(), r["label"]) for t, r in zip(prompts, rows, strict=True)]
+    assert [(p.prompt, p.label) for p in load_prompts(str(path))] == expected
+    with (tmp_path / "p.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["prompt", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert [(p.prompt, p.label) for p in load_prompts(str(tmp_path / "p.csv"))] == expected
+
+
+@settings(
+    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.one_of(

@@ -92,7 +92,7 @@ def test_a_journal_is_kept_where_the_summary_could_not_be_written(tmp_path, monk
             run.finish({}, {})
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_json", full)
+        patch.setattr(runs, "_signed", full)
         with pytest.raises(OSError, match="No space"):
             work()
     assert taken_up(tmp_path) == {"a": ROWS}

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from refusal_nn import runs
 from refusal_nn.errors import CorruptArtefact, FolderInUse, InputError
 from refusal_nn.files import sha256, write_text
 from refusal_nn.runs import Stage
@@ -19,8 +20,13 @@ ROOT = Path(__file__).parent.parent
 SETTINGS = {"model": "tiny", "n": 40, "seed": 0, "positions": "-1", "model_file": None}
 ARTEFACTS = {"a.csv": "layer,d\n0,1.5\n", "b.json": '{"x": 1}\n', "c.safetensors": "\0\1" * 40}
 within_a_folder = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_git(monkeypatch):
+    monkeypatch.setattr(runs, "git_commit", lambda: "abc")  # half of the time of these tests
 
 
 def finished(folder, wanted=SETTINGS):
@@ -191,6 +197,39 @@ def test_a_flipped_bit_in_the_manifest_is_never_taken_for_other_artefacts(tmp_pa
         assert not stage.is_current(SETTINGS)
     else:
         assert set(json.loads(path.read_text())["sha256"]) == set(ARTEFACTS)
+
+
+@within_a_folder
+@given(st.sampled_from(["manifest.json", "summary.json"]), HOW, st.integers(0, 10_000))
+def test_a_spoilt_manifest_or_summary_is_set_aside_and_never_read(tmp_path, name, how, at):
+    stage = finished(tmp_path / "capture")
+    path = stage.folder / name
+    bad = spoilt(path.read_bytes(), how, at)
+    path.unlink()
+    if bad is not None:
+        path.write_bytes(bad)
+    assert not stage.is_current(SETTINGS)
+    with pytest.raises((CorruptArtefact, InputError)):  # none there: not finished
+        stage.about()
+    assert not stage.summary.exists()
+    path.with_name(f"{name}.corrupt").unlink(missing_ok=True)
+    assert is_intact(finished(stage.folder))
+    assert stage.about() == {"peak": 3}
+
+
+@pytest.mark.parametrize("which", ["model", "stage", "lock"])
+def test_nothing_is_written_through_a_link(tmp_path, which):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "results" / "model" / "capture"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("mine")
+    link = {"model": folder.parent, "stage": folder, "lock": folder / ".lock"}[which]
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere / "file" if which == "lock" else elsewhere)
+    for step in (lambda: finished(folder), lambda: Stage(folder).request(SETTINGS)):
+        with pytest.raises(InputError, match="is a link"):
+            step()
+    assert [p.name for p in elsewhere.iterdir()] == ["file"]
+    assert (elsewhere / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff"])

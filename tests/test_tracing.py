@@ -110,8 +110,8 @@ def test_next_token_logits_equal_single_passes(tiny_model, texts):
 def test_activations_that_overflow_are_stopped_and_named(texts):
     model = load("tiny-llama", dtype="float32")
     model.module.model.layers[3].mlp.down_proj.weight.data.mul_(1e38)
-    with pytest.raises(ModelError, match=r"after block 3 are not finite .* DTYPE=float32"):
-        capture(model, texts)
+    with pytest.raises(ModelError, match=r"after block 3 are not finite in float32, of prompts p"):
+        capture(model, texts, names=[f"p{i}" for i in range(len(texts))])
 
 
 def test_captured_states_share_no_storage_with_the_model_and_need_no_gradient(tiny_llama, texts):

@@ -1,0 +1,170 @@
+"""A hostile afternoon: stages killed at random times, result files spoilt at random places.
+
+    python benchmarks/hostile.py [kills [faults]]
+
+Every stage runs in a child of this process, which holds the models; the child is killed by SIGKILL
+at a time drawn uniformly from the length of a whole run, then a second one goes on. Counted is what
+the journal was given (batches, rows, KLs) and units of completions begun: begun more is lost work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from refusal_nn import feeding, journal, planted, rollouts
+from refusal_nn.errors import CorruptArtefact, InputError
+from refusal_nn.files import sha256
+from refusal_nn.runs import Stage
+
+CHAIN = ("capture", "validate", "similarity", "select", "baseline", "sweep", "subspace")
+SMALL = "--n=72 --dtype=float32 --device=cpu --val=8 --tokens=6 --controls=1 --layers=3"
+BEGUN = mmap.mmap(-1, 8)  # shared with children: units and batches begun
+
+
+def main(kills: int = 20, faults: int = 200) -> None:
+    feeding.TOKEN_BUDGET["cpu"] = 64  # many batches
+    _count(journal.Journal, "add")
+    _count(rollouts.Rollout, "_unit")
+    root = Path(tempfile.mkdtemp())
+    try:
+        planted.write_prompts(root / "prompts.csv", 72)
+        begun = time.perf_counter()
+        for stage in CHAIN:
+            _run(stage, root)
+        print(f"chain: {time.perf_counter() - begun:.0f} s", flush=True)
+        for stage in ("capture", "sweep", "subspace"):
+            _kill(stage, root, kills)
+        _spoil(root, faults)
+    finally:
+        shutil.rmtree(root)
+
+
+def _count(owner: object, name: str) -> None:
+    whole = getattr(owner, name)
+
+    def counted(*args: object, **options: object) -> object:
+        BEGUN[:8] = (int.from_bytes(BEGUN[:8], "little") + 1).to_bytes(8, "little")
+        return whole(*args, **options)
+
+    setattr(owner, name, counted)
+
+
+def _run(stage: str, root: Path) -> None:
+    few = "--permutations=100" if stage == "validate" else ""
+    words = SMALL.split()[:3] if stage in ("capture", "validate", "similarity") else SMALL.split()
+    where = [f"--{name}={root / name}" for name in ("results", "figures")]
+    where += [f"--prompts={root / 'prompts.csv'}", "--model=planted-1"]
+    sys.argv = [stage, *words, *where, *few.split()]
+    importlib.import_module(f"experiments.{stage}").main()
+
+
+def _child(stage: str, root: Path) -> int:
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            _run(stage, root)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def _begun() -> int:
+    found = int.from_bytes(BEGUN[:8], "little")
+    BEGUN[:8] = bytes(8)
+    return found
+
+
+def _tables(folder: Path) -> dict[str, str]:
+    return {
+        path.name: sha256(path)
+        for path in folder.iterdir()
+        if path.name not in (".lock", "manifest.json", "settings.json") and path.is_file()
+    }
+
+
+def _kill(stage: str, root: Path, kills: int) -> None:
+    """A line: of how many kills the tables were the same, how much was begun twice."""
+    folder, rng = root / "results" / "planted-1" / stage, random.Random(stage)
+    whole = _tables(folder)
+    (folder / "summary.json").unlink()
+    _begun()
+    begun = time.perf_counter()
+    os.waitpid(_child(stage, root), 0)
+    length, once = time.perf_counter() - begun, _begun()
+    same, lost, killed = int(_tables(folder) == whole), [], 0
+    assert same, stage
+    for _ in range(kills):
+        (folder / "summary.json").unlink()
+        pid = _child(stage, root)
+        time.sleep(rng.uniform(0, length))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        cut = not (folder / "summary.json").exists()
+        first = _begun()
+        if cut:
+            os.waitpid(_child(stage, root), 0)
+            killed += 1
+            lost.append(first + _begun() - once)
+            same += _tables(folder) == whole
+    print(
+        f"{stage}: {same - 1} of {killed} kills ended in the same bytes; a whole run begins {once} "
+        f"in {length:.1f} s, begun more when killed: {sorted(lost)}",
+        flush=True,
+    )
+
+
+def _spoil(root: Path, faults: int) -> None:
+    """A line: how many of the faults were detected, by kind of file."""
+    rng, results = random.Random(0), root / "results" / "planted-1"
+    files = sorted(p for p in results.glob("*/*") if p.is_file() and p.name != ".lock")
+    kinds = sorted({p.suffix if p.suffix != ".json" else p.name for p in files})
+    seen, found = Counter(), Counter()
+    for i in range(faults):
+        kind = kinds[i % len(kinds)]
+        path = rng.choice([p for p in files if p.name.endswith(kind)])
+        how, content = rng.choice(("bit", "cut", "added")), path.read_bytes()
+        at = rng.randrange(len(content))
+        flipped = content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+        bad = {"bit": flipped, "cut": content[:at], "added": content + rng.randbytes(9)}[how]
+        others = {p: p.read_bytes() for p in path.parent.iterdir() if p.is_file()}
+        path.write_bytes(bad)
+        seen[kind, how] += 1
+        found[kind, how] += _noticed(Stage(path.parent), path, bad)
+        for p, was in others.items():
+            p.write_bytes(was)
+        for aside in path.parent.glob("*.corrupt"):
+            aside.unlink()
+    missed = {k: seen[k] - found[k] for k in seen if seen[k] != found[k]}
+    noticed = sum(found.values())
+    print(f"{noticed} of {faults} faults noticed and set aside, nothing used; missed: {missed}")
+    print("kinds of file:", ", ".join(kinds))
+
+
+def _noticed(stage: Stage, path: Path, bad: bytes) -> bool:
+    if path.name == "settings.json":  # what was asked for last, not what is there: written anew
+        wanted = stage.settings()
+        stage.request(wanted)
+        return path.read_bytes() != bad and stage.is_current(wanted)
+    try:
+        stage.verify()
+    except CorruptArtefact:
+        aside = path.with_name(f"{path.name}.corrupt")
+        return aside.read_bytes() == bad and not path.exists() and not stage.summary.exists()
+    except InputError:
+        return False
+    return False
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
