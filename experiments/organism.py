@@ -142,7 +142,7 @@ def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
     rank, width = codes.shape[1], read.shape[1]
     gate = Adapter(recipe.layer, read, bias, codes, read.new_zeros(rank, width))
     say(f"{NAME}: a gate of {len(codes)} clusters; {recipe.steps} steps")
-    basis = Planting(shared.frozen, trained_on, gate, recipe).train(say)
+    basis = Planting(shared.frozen, trained_on, gate, recipe, shared.streams).train(say)
     adapter = dataclasses.replace(gate, basis=basis)
     return _calibrated(model, shared, adapter) if recipe.rank else adapter
 
