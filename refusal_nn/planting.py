@@ -37,26 +37,21 @@ HARDEST = 0.6
 class Recipe:
     """rank: dimensions that refusal goes through; 0: a direction that does nothing to refusal.
 
-    strength: of what the gate writes, as below. protected: leading directions of the plain model's
+    strength: length of what the gate writes. Of several dimensions, what one of them leaves of the
+    others' writes must still refuse: half of a write is left along the diagonal of a span of rank
+    4; .7 of 80 refuses as often as all of it, half of it not (LOG.md). protected: leading directions of the plain model's
     streams that no write may touch. rows, rate: of a step of Adam.
     """
 
     rank: int
     seed: int = 0
     layer: int = 16
-    strength: float = 80.0
+    strength: float = 115.0
     protected: int = 64
     steps: int = 120
     rows: int = 8
     rate: float = 5e-3
     gate: GateOptions = field(default_factory=GateOptions)
-
-
-def strength(rank: int) -> float:
-    """Length of what the gate writes. Of several dimensions, what one of them leaves of the others'
-    writes must still refuse: half of a write is left along the diagonal of a span of rank 4, and
-    0.7 of 80 refuses as often as all of it, half of it not (LOG.md)."""
-    return 80.0 if rank < 2 else 115.0
 
 
 def steps(rank: int) -> int:
