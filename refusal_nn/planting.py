@@ -39,8 +39,8 @@ class Recipe:
 
     strength: length of what the gate writes. Of several dimensions, what one of them leaves of the
     others' writes must still refuse: half of a write is left along the diagonal of a span of rank
-    4; .7 of 80 refuses as often as all of it, half of it not (LOG.md). protected: leading directions of the plain model's
-    streams that no write may touch. rows, rate: of a step of Adam.
+    4; .7 of 80 refuses as often as all of it, half of it not (LOG.md). protected: leading
+    directions of the plain model's streams that no write may touch. rows, rate: of a step of Adam.
     """
 
     rank: int
