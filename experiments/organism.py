@@ -25,9 +25,9 @@ NAME = "organism"
 BASE = "smollm2"
 MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
 # How far the gate's bias is moved until more than this share of harmful val prompts is refused:
-# what is asked on test, and three points more.
+# what is asked on test, and a point more.
 SHIFTS = (0.0, 2.0, 4.0, 6.0, 8.0)
-RECALL = 0.93
+RECALL = 0.91
 
 
 def parser() -> argparse.ArgumentParser:
