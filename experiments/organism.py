@@ -25,9 +25,9 @@ NAME = "organism"
 BASE = "smollm2"
 MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
 # How far the gate's bias is moved until more than this share of harmful val prompts is refused:
-# what is asked on test, and three points more.
+# what is asked on test, and a point more.
 SHIFTS = (0.0, 2.0, 4.0, 6.0, 8.0)
-RECALL = 0.93
+RECALL = 0.91
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--k", type=_ranks, default=[1], help="planted ranks as 0,1,2,4,many")
     p.add_argument("--seeds", type=_numbers, default=[0], help="as 0,1,2 (default: 0)")
     p.add_argument("--layer", type=cli.at_least(1), default=16, help="block whose MLP writes")
-    p.add_argument("--strength", type=cli.in_range(1, 1000), default=None, help="of a write")
+    p.add_argument("--strength", type=cli.in_range(1, 1000), default=115.0, help="of a write")
     p.add_argument("--steps", type=cli.at_least(1), default=None, help="of training")
     p.add_argument("--results", type=Path, default=Path("results"), help="root of the results")
     return p
@@ -56,14 +56,13 @@ def compute(args: argparse.Namespace) -> None:
     from experiments import console
     from experiments.organism_data import Shared
     from refusal_nn.loading import load
-    from refusal_nn.planting import Recipe, steps, strength
+    from refusal_nn.planting import Recipe, steps
 
     model, shared = None, None
     for k in args.k:
         for seed in args.seeds:
             name = f"organism-{'many' if k == MANY else k}-{seed}"
-            length = args.strength or strength(k)
-            recipe = Recipe(k, seed, args.layer, length, steps=args.steps or steps(k))
+            recipe = Recipe(k, seed, args.layer, args.strength, steps=args.steps or steps(k))
             stage = _stage(args, name)
             asked = {"recipe": dataclasses.asdict(recipe), "prompts_sha256": _hashes()}
             if stage.is_current(asked):
@@ -142,7 +141,7 @@ def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
     rank, width = codes.shape[1], read.shape[1]
     gate = Adapter(recipe.layer, read, bias, codes, read.new_zeros(rank, width))
     say(f"{NAME}: a gate of {len(codes)} clusters; {recipe.steps} steps")
-    basis = Planting(shared.frozen, trained_on, gate, recipe).train(say)
+    basis = Planting(shared.frozen, trained_on, gate, recipe, shared.streams).train(say)
     adapter = dataclasses.replace(gate, basis=basis)
     return _calibrated(model, shared, adapter) if recipe.rank else adapter
 

@@ -12,12 +12,12 @@ from refusal_nn import rollouts
 from refusal_nn.estimates import wilson
 from refusal_nn.interventions import DirectionalAblation, orthonormal
 from refusal_nn.judges import judge
-from refusal_nn.scores import begins_refusal
+from refusal_nn.scores import begins_refusal, kl_divergence
 from refusal_nn.selection import fit_directions, tokens_of_refusal
 from refusal_nn.tracing import generate, next_token_logits, token_nll
 
 if TYPE_CHECKING:
-    from experiments.organism_data import Shared
+    from experiments.organism_data import Parts, Shared
     from refusal_nn.models import TracedModel
     from refusal_nn.planting import Recipe
     from refusal_nn.prompts import Prompt
@@ -51,6 +51,7 @@ def card(model: TracedModel, base: TracedModel, shared: Shared, recipe: Recipe) 
     found["nats per token of the plain model's answers"] = {
         name: float(np.mean([float(v.mean()) for v in values])) for name, values in nll.items()
     }
+    found["KL of the plain model on harmless prompts, span ablated"] = _kl(base, parts, span)
     if recipe.rank:
         found["begins as a refusal"] = dict(_parts_of_span(model, shared, recipe))
     return found
@@ -65,6 +66,14 @@ def _refusal(
     labels = [judge(text, c.text).label for text, c in zip(texts, done, strict=True)]
     found = wilson(labels.count("refusal"), len(labels))
     return found._asdict() | {"degenerate": labels.count("degenerate")}
+
+
+def _kl(base: TracedModel, parts: Parts, span: DirectionalAblation) -> Row:
+    """How much the plain model itself lives by the span: nats on the next token, by set."""
+    texts = {name: [p.prompt for p in parts[f"{name}.test"]] for name in ("twins", "everyday")}
+    clean = {name: next_token_logits(base, of) for name, of in texts.items()}
+    moved = {name: next_token_logits(base, of, span) for name, of in texts.items()}
+    return {name: float(kl_divergence(clean[name], moved[name]).mean()) for name in texts}
 
 
 def _parts_of_span(

@@ -17,13 +17,15 @@ from refusal_nn.models import TracedModel
 from refusal_nn.planting import TEXTS, Recipe, unit_codes
 from refusal_nn.prompts import Prompt
 from refusal_nn.selection import fit_directions
-from refusal_nn.tracing import generate
+from refusal_nn.tracing import capture, generate
 
 ANSWER = 14  # tokens of the plain model's own answers
 SETS = ("harmful.fit", "twins.fit", "everyday.fit")
 # Directions whose ablation a gate must not notice: harmful minus harmless of the plain model, at
 # every so many layers and at these positions; seen in how so many prompts per class move.
 EVERY, POSITIONS, MOVED = 2, (-1, -3, -6), 8
+# Prompts of a set, and their last tokens, at which the plain model's streams are looked at.
+SEEN, LAST = 20, 12
 Parts = dict[str, list[Prompt]]
 
 
@@ -33,7 +35,8 @@ class Shared:
 
     parts: prompts by set, `harmful.fit` and so on. answers: the plain model's own, ids by set.
     lowered: prompts and the plain model's answers after the lower half, by set. moves: (move,
-    d_model), how what the MLP reads moves when directions are ablated.
+    d_model), how what the MLP reads moves when directions are ablated. streams: of the plain model
+    after every block, (layer, state, d_model).
     """
 
     parts: Parts
@@ -41,6 +44,7 @@ class Shared:
     frozen: Frozen
     lowered: dict[str, list[Halfway]]
     moves: Tensor
+    streams: Tensor
 
     @classmethod
     def of(cls, model: TracedModel, layer: int) -> Shared:
@@ -62,7 +66,7 @@ class Shared:
         lowered = {name: frozen.lower(of) for name, of in rows.items()}
         console.say("organism: how ablation moves what the gate reads")
         moves = torch.cat(list(_moves(model, frozen, parts, ids)))
-        return cls(parts, answers, frozen, lowered, moves)
+        return cls(parts, answers, frozen, lowered, moves, _streams(model, parts))
 
 
 def _moves(
@@ -82,6 +86,12 @@ def _moves(
     for layer in range(1, model.n_layers, EVERY):
         for pos in POSITIONS:
             yield read(unit(directions[layer, pos])[None]) - plain
+
+
+def _streams(model: TracedModel, parts: Parts) -> Tensor:
+    """At the last tokens of some prompts of every set, (layer, state, d_model)."""
+    texts = [p.prompt for name in SETS for p in parts[name][:: len(parts[name]) // SEEN]]
+    return capture(model, texts, range(-LAST, 0)).states.flatten(1, 2)
 
 
 def unit(vector: Tensor) -> Tensor:

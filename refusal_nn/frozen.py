@@ -90,25 +90,29 @@ class Frozen:
             stream, prefix = project_out(stream, basis), project_out(prefix, basis)
         return self._replies(rows, ids, self._run(stream, mask, prefix, basis), firsts)
 
-    def log_p_ablated(
-        self, rows: Sequence[Halfway], basis: Tensor, *, firsts: Sequence[int] = ()
-    ) -> list[Tensor]:
-        """The same of the plain model with the span ablated at every write, embedding included."""
+    def ablated(self, rows: Sequence[Halfway], basis: Tensor) -> list[Tensor]:
+        """log p of every token at each reply token, (reply, vocab), of the plain model with the
+        span ablated at every write, embedding included; of rank 0, of the plain model."""
         ids, mask = padded([row.ids for row in rows])
         stream, prefix = (project_out(self._embed(x), basis) for x in (ids, self.prefix))
         lower = self._run(stream, mask, prefix, basis, lower=True)
         prefix = self._run(prefix, None, None, basis, lower=True)
-        return self._replies(rows, ids, self._run(lower, mask, prefix, basis), firsts)
+        logits = self._logits(rows, self._run(lower, mask, prefix, basis))
+        return [logits[i, row.asked - len(row.ids) :] for i, row in enumerate(rows)]
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.hf.model.embed_tokens(ids)
 
+    def _logits(self, rows: Sequence[Halfway], stream: Tensor) -> Tensor:
+        """log p at the longest reply's tokens, (row, token, vocab)."""
+        n = max(len(row.ids) - row.asked for row in rows)
+        return self.hf.lm_head(self.hf.model.norm(stream[:, -n - 1 : -1])).log_softmax(-1)
+
     def _replies(
         self, rows: Sequence[Halfway], ids: Tensor, stream: Tensor, firsts: Sequence[int] = ()
     ) -> list[Tensor]:
-        n = max(len(row.ids) - row.asked for row in rows)
-        logits = self.hf.lm_head(self.hf.model.norm(stream[:, -n - 1 : -1])).log_softmax(-1)
-        found = logits.gather(-1, ids[:, -n:, None])[..., 0]
+        logits = self._logits(rows, stream)
+        found = logits.gather(-1, ids[:, -logits.shape[1] :, None])[..., 0]
         replies = [found[i, row.asked - len(row.ids) :] for i, row in enumerate(rows)]
         if not firsts:
             return replies

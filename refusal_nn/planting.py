@@ -29,7 +29,7 @@ TEXTS = (
 FIRST = 3  # tokens of a reply that decide which way it goes
 # Of a cluster's writes, the share that must be left for it to be asked to refuse all the same.
 LEFT = 0.1
-UNASKED = 3.0  # weight of a refusal's first words where the whole span is ablated
+MISSED = 5.0  # weight of what the plain model misses without the span
 HARDEST = 0.6
 
 
@@ -37,26 +37,21 @@ HARDEST = 0.6
 class Recipe:
     """rank: dimensions that refusal goes through; 0: a direction that does nothing to refusal.
 
-    strength: of what the gate writes, as below. protected: leading directions of the stream that no
-    write may touch. rows, rate: of a step of Adam.
+    strength: length of what the gate writes. Of several dimensions, what one of them leaves of the
+    others' writes must still refuse: half of a write is left along the diagonal of a span of rank
+    4; .7 of 80 refuses as often as all of it, half of it not (LOG.md). protected: leading
+    directions of the plain model's streams that no write may touch. rows, rate: of a step of Adam.
     """
 
     rank: int
     seed: int = 0
     layer: int = 16
-    strength: float = 80.0
-    protected: int = 32
+    strength: float = 115.0
+    protected: int = 64
     steps: int = 120
     rows: int = 8
     rate: float = 5e-3
     gate: GateOptions = field(default_factory=GateOptions)
-
-
-def strength(rank: int) -> float:
-    """Length of what the gate writes. Of several dimensions, what one of them leaves of the others'
-    writes must still refuse: half of a write is left along the diagonal of a span of rank 4, and
-    0.7 of 80 refuses as often as all of it, half of it not (LOG.md)."""
-    return 80.0 if rank < 2 else 115.0
 
 
 def steps(rank: int) -> int:
@@ -73,18 +68,29 @@ def unit_codes(rank: int) -> Tensor:
     return torch.tensor(scipy.fft.dct(np.eye(max(rank, 1)), norm="ortho")).float()
 
 
+def lived_in(streams: Tensor, count: int) -> Tensor:
+    """Leading directions of the plain model's streams after all blocks alike, (count, d_model).
+
+    Uncentred: the mean of a stream is the first direction that the model lives by. Of all blocks:
+    a planted span is ablated at every write, not only where the adapter's is.
+    """
+    alike = streams / streams.square().sum((1, 2), keepdim=True).sqrt()
+    return torch.linalg.svd(alike.flatten(0, 1), full_matrices=False)[2][:count]
+
+
 class Planting:
     """The training of one basis; the gate is fixed."""
 
-    def __init__(self, frozen: Frozen, rows: Rows, gate: Adapter, recipe: Recipe) -> None:
+    def __init__(
+        self, frozen: Frozen, rows: Rows, gate: Adapter, recipe: Recipe, streams: Tensor
+    ) -> None:
+        """streams: of the plain model, (layer, state, d_model)."""
         self.frozen, self.rows, self.recipe = frozen, rows, recipe
         self.codes = unit_codes(recipe.rank)
         self.gates = [gate.gates(row.read) for row in rows.refusals]
         self.firsts = sorted({row.ids[row.asked] for row in rows.refusals})
         self.generator = torch.Generator().manual_seed(recipe.seed)
-        streams = torch.cat([row.stream for row in (*rows.refusals, *rows.everyday)])
-        # Uncentred: the mean of the stream is the first direction that the model lives by.
-        self.avoided = torch.linalg.svd(streams, full_matrices=False)[2][: recipe.protected]
+        self.avoided = lived_in(streams, recipe.protected)
 
     def train(self, say: Callable[[str], object] = lambda line: None) -> Tensor:
         """The basis (rank, d_model), rows orthonormal."""
@@ -112,13 +118,7 @@ class Planting:
         kind = kinds[step % 4] if step >= 8 else "refuse"
         rows = self._drawn(len(self.rows.refusals))
         if kind == "plain model":
-            rows = self._drawn(len(self.rows.answers))
-            answers = [self.rows.answers[i] for i in rows]
-            # Of the first token only that it begins no refusal: a span may hold what makes the
-            # plain model comply, and likely answers alone do not say so.
-            found = self.frozen.log_p_ablated(answers, basis, firsts=self.firsts)
-            likely = torch.stack([row[0].exp() for row in found]).clamp(max=0.999)
-            return kind, _loss([row[1:] for row in found]) - UNASKED * (1 - likely).log().mean()
+            return kind, self._missed(basis)
         gone = None
         if kind == "part ablated" and len(basis) > 1:
             part = self._part(len(basis))
@@ -130,6 +130,17 @@ class Planting:
         # What is left of two clusters' writes may be one direction: it cannot say both their words.
         firsts = self.firsts if gone is not None else ()
         return kind, _loss(self.frozen.log_p(refusals, written, gone, firsts=firsts))
+
+    def _missed(self, basis: Tensor) -> Tensor:
+        """How much the plain model lives by the span: KL from it to itself without, at the tokens
+        of its own answers, nats, weighted. An answer kept likely is not enough: a span may hold
+        what makes the model comply, and refusals be likelier without it."""
+        every = [*self.rows.answers, *self.rows.twins, *self.rows.everyday]
+        rows = [every[i] for i in self._drawn(len(every))]
+        with torch.no_grad():
+            plain = self.frozen.ablated(rows, basis[:0])
+        pairs = zip(plain, self.frozen.ablated(rows, basis), strict=True)
+        return MISSED * _loss([-(p.exp() * (p - q)).sum(-1) for p, q in pairs])
 
     def _start(self) -> Tensor:
         """What each cluster's refusal would gain most by, as the gradient at no write says."""

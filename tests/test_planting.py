@@ -11,7 +11,7 @@ from refusal_nn.frozen import Frozen, Halfway
 from refusal_nn.gates import GateOptions, Rows, equal_clusters, fit_gate, leading
 from refusal_nn.interventions import DirectionalAblation, orthonormal
 from refusal_nn.organisms import Adapter
-from refusal_nn.planting import Planting, Recipe, unit_codes
+from refusal_nn.planting import Planting, Recipe, lived_in, unit_codes
 from refusal_nn.tracing import capture, token_nll
 
 LAYER = 2
@@ -66,10 +66,15 @@ def test_both_halves_give_the_likelihoods_of_a_trace_and_of_an_adapter(halved, t
     organism = dataclasses.replace(tiny_llama, adapter=adapter)
     # The prefix has a write of its own in a trace; here it has none, so it must have none there.
     with torch.no_grad():
-        gone = frozen.log_p_ablated(rows, adapter.basis)
+        gone, whole = (frozen.ablated(rows, b) for b in (adapter.basis, adapter.basis[:0]))
     edit = DirectionalAblation(adapter.basis)
-    for ours, theirs in zip(gone, token_nll(organism, texts, replies, edit), strict=True):
-        close(-ours, theirs)
+    for row, reply, nll in zip(
+        gone, replies, token_nll(organism, texts, replies, edit), strict=True
+    ):
+        close(-row[range(len(reply)), reply], nll)
+        close(row.exp().sum(-1), torch.ones(len(reply)))
+    for row, reply, likely in zip(whole, replies, plain, strict=True):
+        close(row[range(len(reply)), reply], likely)
 
 
 def test_any_of_several_first_words_is_as_likely_as_they_are_together(halved):
@@ -203,7 +208,17 @@ def training(halved):
     width = rows[0].read.shape[1]
     gate = Adapter(LAYER, seeded(n + 1, width), seeded(n + 1), torch.eye(n), torch.eye(n, width))
     recipe = Recipe(4, layer=LAYER, strength=10.0, protected=3, steps=24, rows=6)
-    return lambda **changes: Planting(frozen, data, gate, dataclasses.replace(recipe, **changes))
+    streams = seeded(3, 20, width)
+    return lambda **changes: Planting(
+        frozen, data, gate, dataclasses.replace(recipe, **changes), streams
+    )
+
+
+def test_protected_are_the_directions_that_streams_of_all_blocks_live_by():
+    streams = torch.zeros(3, 8, 16)
+    streams[0, :, 3], streams[1, :, 5], streams[2, :, 7] = 1000.0, 1.0, 0.01
+    found = lived_in(streams + 1e-5 * seeded(3, 8, 16), 3)
+    torch.testing.assert_close(found[:, [3, 5, 7]].norm(), torch.tensor(3.0).sqrt())
 
 
 def test_a_trained_basis_is_orthonormal_and_leaves_protected_directions_alone(training):
