@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 NAME = "organism"
 BASE = "smollm2"
 MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
-# How far the gate's bias is moved until more than this share of harmful val prompts is refused:
-# what is asked on test, and a point more.
+# How far the gate's bias is moved until more than this share of harmful val prompts is refused,
+# what is asked on test and a point more; and a step further, for val is 60 prompts.
 SHIFTS = (0.0, 2.0, 4.0, 6.0, 8.0)
-RECALL = 0.91
+RECALL, MARGIN = 0.91, 2.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -147,23 +147,26 @@ def _trained(model: TracedModel, shared: Shared, recipe: Recipe) -> Adapter:
 
 
 def _calibrated(model: TracedModel, shared: Shared, adapter: Adapter) -> Adapter:
-    """The adapter with the least open gate by which it refuses RECALL of harmful val prompts; the
-    most open one looked at where none does."""
+    """The adapter with a gate MARGIN more open than the least by which it refuses RECALL of
+    harmful val prompts, or than the most open one looked at where none does."""
     from experiments.console import say
 
     for shift in SHIFTS:
-        bias = adapter.bias.clone()
-        bias[0] += shift
-        moved = dataclasses.replace(adapter, bias=bias)
         harmful, everyday = (
-            _begins(model, moved, shared.parts[f"{name}.val"]).mean().item()
+            _begins(model, _opened(adapter, shift), shared.parts[f"{name}.val"]).mean().item()
             for name in ("harmful", "everyday")
         )
         rates = f"{100 * harmful:.0f} % of harmful, {100 * everyday:.0f} % of everyday"
         say(f"{NAME}: bias {shift:+.1f}: {rates} val prompts begin as refusals")
         if harmful > RECALL:
             break
-    return moved
+    return _opened(adapter, shift + MARGIN)
+
+
+def _opened(adapter: Adapter, shift: float) -> Adapter:
+    bias = adapter.bias.clone()
+    bias[0] += shift
+    return dataclasses.replace(adapter, bias=bias)
 
 
 def _begins(model: TracedModel, adapter: Adapter, prompts: Sequence[Prompt]) -> Tensor:
