@@ -101,8 +101,9 @@ def _candidate_table(rows: Rows, chosen: tuple[object, object] | None) -> Table:
 
 
 def _why_none(rows: Rows) -> str:
-    gentle = {_place(row) for row in rows if row["kl"] <= MOST_KL}
-    inducing = {_place(row) for row in rows if row["added"] >= 0}
+    # A cell is empty where a score was no number.
+    gentle = {_place(row) for row in rows if row["kl"] not in EMPTY and row["kl"] <= MOST_KL}
+    inducing = {_place(row) for row in rows if row["added"] not in EMPTY and row["added"] >= 0}
     return (
         f"none passes: KL at most {MOST_KL:g} nats {len(gentle)}, refusal when added "
         f"{len(inducing)}, both {len(gentle & inducing)}; the last fifth of layers does not count"

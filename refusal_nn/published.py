@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ GRID = ("select_direction/direction_evaluations.json", "direction_evaluations.js
 CHOICE, VECTOR = ("direction_metadata.json",), ("direction.pt",)
 SCORES = {"refusal_score": "ablated", "steering_score": "added", "kl_div_score": "kl"}
 # What torch.load raises on a file that is none of its own, or holds more than tensors.
-UNREADABLE = (OSError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError)
+UNREADABLE = (OSError, UnpicklingError, EOFError, RuntimeError, ValueError, TypeError)
 UNREADABLE += (KeyError, IndexError, AttributeError, SafetensorError)
 OURS, THEIRS = "resid_post", "resid_pre"
 

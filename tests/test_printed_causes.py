@@ -109,7 +109,7 @@ def test_select_says_why_none_passes_and_shows_the_best_all_the_same(tmp_path, p
     selected(tmp_path, rows)
     lines = printed(printed_causes.show_select, "figures/m")
     assert "none passes: KL at most 0.1 nats 1, refusal when added 2, both 0" in lines[-2]
-    assert row_of(lines, "19")[4] == "nan"
+    assert row_of(lines, "19")[4] == "2.00"  # the norm: no KL before it
     assert lines[-1] == f"wrote {tmp_path} (3 candidates, none chosen) and figures/m"
 
 

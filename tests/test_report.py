@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from browser import Browser
 
+from refusal_nn import runs
 from refusal_nn.estimates import Estimate
 from refusal_nn.files import read_csv, read_json, write_text
 from refusal_nn.names import safe_name
@@ -168,7 +169,9 @@ def test_a_figure_of_earlier_results_is_not_shown(copied):
 
 def test_stages_of_different_settings_are_said_to_be(copied):
     path = copied / "results" / MODEL / "causal" / "manifest.json"
-    path.write_text(path.read_text().replace('"tokens": 12', '"tokens": 40'))
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["tokens"] = 40
+    path.write_text(runs._signed(manifest))
     assert "tokens differs between stages: 12 in baseline, sweep" in text_of(report(copied))
 
 

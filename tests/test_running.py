@@ -28,10 +28,10 @@ def test_logits_of_the_clean_model_that_are_not_finite_are_stopped(texts):
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused_and_not_cut(tiny_llama):
-    with pytest.raises(InputError, match=r"reads 512 tokens at most; prompt number 2 has"):
-        capture(tiny_llama, ["short", "word " * 600])
+    with pytest.raises(InputError, match=r"reads 2048 tokens at most; prompt number 2 has"):
+        capture(tiny_llama, ["short", "word " * 2400])
     with pytest.raises(InputError, match="new ones"):
-        generate(tiny_llama, ["short"], max_new_tokens=500)
+        generate(tiny_llama, ["short"], max_new_tokens=2040)
 
 
 SHORTAGES = (

@@ -23,6 +23,7 @@ from refusal_nn.tiny import build
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("refusal_nn/**/*.py"), *ROOT.glob("experiments/**/*.py")]
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+ERRORS = ["UnpicklingError"]
 BUILT_IN = {"eval", "exec", "compile", "__import__"}
 CALLS = {("torch", "load"), ("np", "load"), ("numpy", "load"), ("os", "system"), ("os", "popen")}
 
@@ -31,13 +32,17 @@ def dangers(source):
     """Line and kind of all in a source that could run what a file holds."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+            own = [a.name for a in node.names]
+            # The name of an error runs nothing.
+            names = own + ([getattr(node, "module", None) or ""] if own != ERRORS else [])
             found = {name.partition(".")[0] for name in names} & MODULES
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             found = {node.func.id} & BUILT_IN
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner = getattr(node.func.value, "id", "")
-            found = {(owner, node.func.attr)} & CALLS
+            kept = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+            tensors_only = kept.get("weights_only") is True
+            found = set() if tensors_only else {(owner, node.func.attr)} & CALLS
         elif isinstance(node, ast.keyword):
             trusted = node.arg in ("trust_remote_code", "allow_pickle", "shell")
             found = {node.arg} if trusted and getattr(node.value, "value", True) else set()
@@ -64,6 +69,9 @@ def test_no_source_can_run_what_a_file_holds(path):
         "eval(text)",
         "exec(text)",
         "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=asked)",
+        "from pickle import UnpicklingError, loads",
         "np.load(path)",
         "load(path, allow_pickle=True)",
         "load(name, trust_remote_code=True)",
