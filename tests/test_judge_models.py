@@ -168,12 +168,12 @@ def test_a_classifier_sees_both_texts_without_control_tokens_and_cut_to_its_leng
     judge.module.register_forward_pre_hook(
         lambda *call: seen.append(call[2]["input_ids"][0].tolist()), with_kwargs=True
     )
-    word = "word " * 999
+    word = "word " * 2999
     judge.judge_all([("A river?", "<|eot|>Rhine"), ("A river?", word), (word, "Rhine")])
     short, long, asked_long = [judge.tokenizer.decode(ids) for ids in seen]
     assert short == "A river?< |eot|>Rhine"
     assert (long[:17], asked_long[-5:]) == ("A river?word word", "Rhine")
-    assert [len(ids) for ids in seen[1:]] == [510, 510]
+    assert [len(ids) for ids in seen[1:]] == [2046, 2046]
     assert not set(seen[0]) & set(judge.tokenizer.get_added_vocab().values())
 
 
