@@ -10,9 +10,9 @@ from pathlib import Path
 import nnsight
 import pytest
 import torch
-from fake_ndif import FakeNdif
+from fake_ndif import FakeNdif, methods_kept
 
-from refusal_nn import ndif, services, sources
+from refusal_nn import feeding, interventions, models, ndif, organisms, passes, services, sources
 from refusal_nn.errors import InputError, RemoteFailure
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation
 from refusal_nn.loading import load
@@ -46,7 +46,8 @@ def server(here, folder, monkeypatch):
     monkeypatch.setattr(nnsight.ndif, "_REMOTE_ENV", None)
     monkeypatch.setattr(services, "WAITS", (0.01,) * 5)
     monkeypatch.setattr(services, "POLL", 0.01)
-    yield fake
+    with methods_kept(passes, interventions, models, feeding, organisms):
+        yield fake
     fake.close()
 
 
