@@ -16,12 +16,11 @@ from refusal_nn.directions import choose
 from refusal_nn.feeding import plan
 from refusal_nn.interventions import DirectionalAblation
 from refusal_nn.journal import Journal
+from refusal_nn.prompts import LABELS
 from refusal_nn.rollouts import Job, Rollout, effects, packs
 from refusal_nn.scores import kl_divergence, refusal_score
 from refusal_nn.selection import Scorer, evenly, fit_directions, tokens_of_refusal
 from refusal_nn.tracing import capture, generate, next_token_logits
-
-LABELS = ("harmful", "harmless")
 
 
 class Bench:
@@ -30,10 +29,9 @@ class Bench:
     def __init__(self, model, count, tokens, layers):
         self.model, self.tokens, self.some = model, tokens, layers
         every = prompts.load_prompts()
-        half = {c: evenly([p for p in every if p.label == c], count // 2) for c in LABELS}
-        self.prompts = {c: half[c] for c in LABELS}
-        self.texts = [p.prompt for c in LABELS for p in half[c]]
-        self.few = {c: [p.prompt for p in evenly(half[c], 32)] for c in LABELS}
+        self.prompts = {c: evenly([p for p in every if p.label == c], count // 2) for c in LABELS}
+        self.texts = [p.prompt for c in LABELS for p in self.prompts[c]]
+        self.few = {c: [p.prompt for p in evenly(self.prompts[c], 32)] for c in LABELS}
         self.post = list(range(-len(model.template.post_ids), 0))
 
     def layers(self):

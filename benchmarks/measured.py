@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 def seconds(run, times=1):
-    """Least and all results' last: noise only adds."""
+    """The least time of several runs, since noise only adds, and the last one's result."""
     taken, result = [], None
     for _ in range(times):
         begun = time.perf_counter()

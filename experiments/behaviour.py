@@ -79,7 +79,6 @@ def _joined(args: argparse.Namespace, seen: object, done: object) -> tuple[Asked
 
 def _layer(args: argparse.Namespace) -> int:
     """Validate's peak, which was found on fit prompts."""
-
     return int(causes.validated(args).about()["peak_layer"])
 
 

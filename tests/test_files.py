@@ -1,5 +1,6 @@
 """Files that are whole or not there, and tables that come back as they were written."""
 
+import contextlib
 import csv
 import errno
 import hashlib
@@ -84,15 +85,20 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("kind", WRITERS)
-def test_a_disk_that_fills_up_halfway_is_a_disk_error_for_every_kind_of_file(path, kind):
+@contextlib.contextmanager
+def files_of_at_most(size):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        with pytest.raises(DiskError, match=r"table\.csv"):
-            WRITERS[kind](path)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_disk_that_fills_up_halfway_is_a_disk_error_for_every_kind_of_file(path, kind):
+    with files_of_at_most(1000), pytest.raises(DiskError, match=r"table\.csv"):
+        WRITERS[kind](path)
     assert only_the_old_file_is_there(path)
 
 
@@ -105,13 +111,11 @@ def test_a_parent_that_is_no_folder_is_a_disk_error(path, kind):
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_full_disk_says_how_many_bytes_are_needed_and_how_many_are_free(path, kind):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(DiskError, match=r"\([\d,]{5,} bytes needed, [\d,]+ are free there\)"):
-            WRITERS[kind](path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        files_of_at_most(1000),
+        pytest.raises(DiskError, match=r"\([\d,]{5,} bytes needed, [\d,]+ are free there\)"),
+    ):
+        WRITERS[kind](path)
 
 
 def test_room_that_will_not_do_is_refused_before_anything_is_computed(tmp_path):

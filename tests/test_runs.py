@@ -139,6 +139,15 @@ def spoilt(content, how, at):
     return {"truncated": content[:at], "appended": content + b"\n", "deleted": None}[how]
 
 
+def spoil(path, how, at):
+    """A file as spoilt has it: its bytes then, None where it is gone."""
+    bad = spoilt(path.read_bytes(), how, at)
+    path.unlink()
+    if bad is not None:
+        path.write_bytes(bad)
+    return bad
+
+
 HOW = st.sampled_from(["flipped", "flipped", "truncated", "appended", "deleted"])
 
 
@@ -147,10 +156,7 @@ HOW = st.sampled_from(["flipped", "flipped", "truncated", "appended", "deleted"]
 def test_a_spoilt_artefact_is_noticed_set_aside_and_never_current(tmp_path, name, how, at):
     stage = finished(tmp_path / "capture")
     path = stage.folder / name
-    bad = spoilt(path.read_bytes(), how, at)
-    path.unlink()
-    if bad is not None:
-        path.write_bytes(bad)
+    bad = spoil(path, how, at)
     with pytest.raises(CorruptArtefact) as caught:
         stage.verify()
     assert str(path) in str(caught.value)
@@ -204,10 +210,7 @@ def test_a_flipped_bit_in_the_manifest_is_never_taken_for_other_artefacts(tmp_pa
 def test_a_spoilt_manifest_or_summary_is_set_aside_and_never_read(tmp_path, name, how, at):
     stage = finished(tmp_path / "capture")
     path = stage.folder / name
-    bad = spoilt(path.read_bytes(), how, at)
-    path.unlink()
-    if bad is not None:
-        path.write_bytes(bad)
+    spoil(path, how, at)
     assert not stage.is_current(SETTINGS)
     with pytest.raises((CorruptArtefact, InputError)):  # none there: not finished
         stage.about()
