@@ -20,12 +20,12 @@ from nnsight.modeling import huggingface
 from nnsight.schema.config import CONFIG
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from refusal_nn import passes, services, sources
+from refusal_nn import jobs, passes, services, sources
 from refusal_nn.embedded import SHA256
 from refusal_nn.errors import InputError, RemoteFailure
+from refusal_nn.jobs import is_loopback
 from refusal_nn.models import MODELS, ModelSpec, TracedModel, family_of
 from refusal_nn.names import is_folder, user_path
-from refusal_nn.services import is_loopback
 from refusal_nn.templates import read_template, stop_ids
 
 MINUTES = 60.0
@@ -111,7 +111,7 @@ def require_safe(host: str, insecure: bool) -> None:
         plain = False
     if not plain or parts.username is not None:
         raise InputError("NDIF_HOST must be as https://api.ndif.us or http://127.0.0.1:8001")
-    if services.is_trusted(host) or insecure:
+    if jobs.is_trusted(host) or insecure:
         return
     raise InputError(
         f"NDIF_HOST={host}: results are unpickled here, so only https or this machine is trusted; "

@@ -23,7 +23,7 @@ class FakeNdif:
 
     posts: statuses to answer POST /request with before it works, 0 to drop the connection after
     the job was taken; looks: the same of GET /response. error: what every job ends with. silent:
-    jobs never end. answer: what every job saved, instead of what it did. forget: results are gone.
+    jobs never end; dead: ids of those that do not. answer: what every job saved, instead of what it did. forget: results are gone.
     store: another address of the answers. garbled: answers that cannot be unpacked.
     """
 
@@ -31,6 +31,7 @@ class FakeNdif:
         self.model, self.repo_id = model, repo_id
         self.posts, self.looks, self.error, self.silent, self.answer = [], [], None, False, None
         self.key, self.forget, self.store, self.garbled = None, False, None, False
+        self.dead = set()
         self.env = ndif.get_local_env()
         self.jobs, self.ran, self.bytes = {}, [], 0
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -129,7 +130,7 @@ class FakeNdif:
                     self.reply({"detail": "not now"}, status)
                 elif job not in fake.jobs or fake.forget:
                     self.reply({"detail": "no such job"}, 404)
-                elif fake.silent:
+                elif fake.silent or job in fake.dead:
                     self.reply({"id": job, "status": "RUNNING"})
                 elif fake.error:
                     self.reply({"id": job, "status": "ERROR", "description": fake.error})

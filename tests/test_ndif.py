@@ -12,7 +12,17 @@ import pytest
 import torch
 from fake_ndif import FakeNdif, methods_kept
 
-from refusal_nn import feeding, interventions, models, ndif, organisms, passes, services, sources
+from refusal_nn import (
+    feeding,
+    interventions,
+    jobs,
+    models,
+    ndif,
+    organisms,
+    passes,
+    services,
+    sources,
+)
 from refusal_nn.errors import InputError, RemoteFailure
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation
 from refusal_nn.loading import load
@@ -44,8 +54,8 @@ def server(here, folder, monkeypatch):
     monkeypatch.setattr(nnsight.CONFIG.API, "HOST", fake.host)
     monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", None)
     monkeypatch.setattr(nnsight.ndif, "_REMOTE_ENV", None)
-    monkeypatch.setattr(services, "WAITS", (0.01,) * 5)
-    monkeypatch.setattr(services, "POLL", 0.01)
+    monkeypatch.setattr(jobs, "WAITS", (0.01,) * 5)
+    monkeypatch.setattr(jobs, "POLL", 0.01)
     with methods_kept(passes, interventions, models, feeding, organisms):
         yield fake
     fake.close()
@@ -119,7 +129,7 @@ def test_a_simulated_model_is_the_same_model(here, folder, texts):
 def test_a_run_that_was_killed_takes_up_what_it_had_asked(server, there, texts, monkeypatch):
     server.silent = True
     monkeypatch.setattr(
-        "refusal_nn.services.time.sleep", lambda s: (_ for _ in ()).throw(KeyboardInterrupt)
+        "refusal_nn.jobs.time.sleep", lambda s: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         next_token_logits(there, texts)
@@ -136,6 +146,40 @@ def test_answers_that_are_no_longer_kept_are_asked_again(server, there, texts):
     first = next_token_logits(there, texts)
     server.jobs.clear()
     assert torch.equal(next_token_logits(there, texts), first)
+
+
+def test_a_job_that_died_with_its_server_is_asked_again(server, there, texts, monkeypatch):
+    first = next_token_logits(there, texts)
+    # The server's store has outlived it, and says for ever that the job runs.
+    server.dead = set(server.jobs)
+    monkeypatch.setattr(jobs, "STALE", 0.05)
+    assert torch.equal(next_token_logits(there, texts), first)
+
+
+def test_a_job_that_the_server_lost_is_asked_again(server, there, texts, monkeypatch):
+    monkeypatch.setattr(jobs, "LOST_FRESH", 5)
+    submitted = server.submit
+
+    def loses(envelope, blob):
+        server.submit = submitted
+        return "lost"
+
+    server.submit = loses
+    assert len(next_token_logits(there, texts)) == len(texts)
+
+
+def test_a_batch_larger_than_a_request_is_cut(server, here, there, texts, monkeypatch):
+    monkeypatch.setattr(services, "REQUEST_ROWS", 5)
+    before = len(server.ran)
+    assert next_token_logits(there, texts).argmax(-1).equal(
+        next_token_logits(here, texts).argmax(-1)
+    )
+    assert len(server.ran) - before == -(-len(texts) // 3)
+    sums = [
+        capture(m, texts, (-1,), groups=["a", "b"] * (len(texts) // 2)).means["a"]
+        for m in (here, there)
+    ]
+    torch.testing.assert_close(*sums, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("fault", [{"posts": [503, 502]}, {"posts": [0]}, {"looks": [503, 500]}])

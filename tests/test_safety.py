@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import cli, console
-from refusal_nn import figures, services
+from refusal_nn import figures, jobs
 from refusal_nn.errors import InputError, ModelError, RefusalNNError
 from refusal_nn.loading import load
 from refusal_nn.plain_text import visible
@@ -184,7 +184,7 @@ def test_no_secret_is_in_any_artefact_message_or_error(tmp_path, monkeypatch, ca
     for name, canary in CANARIES.items():
         monkeypatch.setenv(name, canary)
     monkeypatch.setenv("NDIF_HOST", "http://127.0.0.1:9")
-    monkeypatch.setattr(services, "WAITS", ())
+    monkeypatch.setattr(jobs, "WAITS", ())
     experiment("capture", tmp_path)
     with pytest.raises(RefusalNNError) as caught:
         experiment("capture", tmp_path, "--backend", "ndif", "--dtype", "auto", "--device", "auto")
