@@ -43,7 +43,7 @@ def compute(args: argparse.Namespace) -> None:
         jobs = [Job(CLEAN, prompt) for prompts in asked.values() for prompt in prompts]
         per_second = causes.speed(model, [job.prompt for job in jobs])
         with causes.completing(NAME, len(jobs), args.tokens, per_second) as on_tokens:
-            rows = rollout.rows({CLEAN: None}, jobs, run.journal(), on_tokens)
+            rows = rollout.rows({CLEAN: None}, jobs, run.journal(model.where), on_tokens)
         named = [name for name, prompts in asked.items() for _ in prompts]
         rows = [{"set": name} | row for name, row in zip(named, rows, strict=True)]
         causes.write_rows(run.folder, rows, rollout)

@@ -120,7 +120,7 @@ class Bench:
         require_same(found.origin, capture.origin(args, model))
         rollout = causes.rollout(args, model, found.nll_limit)
         per_second = causes.speed(rollout.model, found.parts["val"])
-        return cls(args, found, rollout, run.journal(), per_second)
+        return cls(args, found, rollout, run.journal(rollout.model.where), per_second)
 
     @property
     def model(self) -> TracedModel:

@@ -54,7 +54,7 @@ def compute(args: argparse.Namespace) -> None:
         else:
             directions = selection.fit_directions(model, kept["fit"])
             scorer = selection.Scorer.on(model, kept["val"], tokens)
-            rows = _scored(scorer, directions, run.journal())
+            rows = _scored(scorer, directions, run.journal(model.where))
             summary["chosen"] = choose(rows, model.n_layers)
             files.write_csv(run.folder / "candidates.csv", rows)
             _write_directions(run.folder, directions, origin, model, summary)

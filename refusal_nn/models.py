@@ -189,5 +189,11 @@ class TracedModel:
         return self.device.type if self.service is None else self.service.device
 
     @property
+    def where(self) -> dict[str, str]:
+        """Which weights run, in what precision, on what."""
+        here = {"revision": self.revision, "dtype": str(self.dtype), "device": self.device_type}
+        return here | ({} if self.service is None else self.service.where)
+
+    @property
     def gigabytes(self) -> float:
         return sum(p.numel() * p.element_size() for p in self.module.parameters()) / 1e9

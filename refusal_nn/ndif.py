@@ -76,7 +76,7 @@ def connect(
     )
     stops = stop_ids(_generation_config(source), template)
     words = MODELS.get(name, ModelSpec(name)).refusal_words
-    revision = revision or getattr(config, "_commit_hash", None) or "main"
+    revision, notes = _revision(revision, config, host)
     # A server's sandbox hands out no keys and values of a prefix to go on from.
     model = TracedModel(
         name,
@@ -85,7 +85,7 @@ def connect(
         family,
         revision,
         stops,
-        notes=template.notes,
+        notes=(*notes, *template.notes),
         shares_prefix=False,
         refusal_words=words,
         service=service,
@@ -188,6 +188,15 @@ def _source(name: str, host: str) -> tuple[str, str | None]:
             "a Hub id owner/name, or a folder that the server can read"
         )
     return name, None
+
+
+def _revision(known: str | None, config: object, host: str) -> tuple[str, tuple[str, ...]]:
+    """The revision, and a note where it is only that of what was read here: a server does not say
+    which commit its weights are of."""
+    if known is not None:
+        return known, ()
+    here = getattr(config, "_commit_hash", None) or "main"
+    return here, (f"weights: what {host} has; tokenizer and configuration: {here}",)
 
 
 def _meta(source: str, name: str) -> tuple[TransformersModel, object]:

@@ -164,9 +164,14 @@ class Run:
     started: float
     before: dict[Path, int]
 
-    def journal(self) -> Journal:
-        """Rows of this very run if it was killed before, and the place for more."""
+    def journal(self, where: Mapping[str, str]) -> Journal:
+        """Rows of this very run if it was killed before, and the place for more.
+
+        where: the weights and what they run on, which settings such as DEVICE=auto do not say: rows
+        of one precision are not taken up for another's.
+        """
         about = {"settings": self.settings, "packages": versions(), "code": code_hash()}
+        about["where"] = dict(where)
         return Journal(self.folder / JOURNAL, about)
 
     def finish(self, summary: Mapping[str, object], about: Mapping[str, object]) -> None:

@@ -37,10 +37,14 @@ nnsight.register("refusal_nn")
 
 
 class Service(Protocol):
-    """device: kind of device that passes run on, as torch names it. dtype: what weights are in."""
+    """device: kind of device that passes run on, as torch names it. dtype: what weights are in.
+    where: what else there is to say of it."""
 
     device: str
     dtype: torch.dtype
+
+    @property
+    def where(self) -> dict[str, str]: ...
 
     def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]: ...
 
@@ -56,6 +60,10 @@ class Simulation:
 
     device: str
     dtype: torch.dtype
+
+    @property
+    def where(self) -> dict[str, str]:
+        return {"host": "simulated"}
 
     def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]:
         """As on a server."""
@@ -86,6 +94,10 @@ class Ndif:
     told: Callable[[str], object] = field(default=lambda line: None, compare=False)
     insecure: bool = False
     asked_at: float | None = None
+
+    @property
+    def where(self) -> dict[str, str]:
+        return {"host": self.host, "model_key": self.model_key}
 
     def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]:
         """Feeds that one request answers, in order; of much work it is said how much."""

@@ -23,8 +23,9 @@ class FakeNdif:
 
     posts: statuses to answer POST /request with before it works, 0 to drop the connection after
     the job was taken; looks: the same of GET /response. error: what every job ends with. silent:
-    jobs never end; dead: ids of those that do not. answer: what every job saved, instead of what it did. forget: results are gone.
-    store: another address of the answers. garbled: answers that cannot be unpacked.
+    jobs never end; dead: ids of those that do not. answer: what every job saved, instead of what it
+    did. forget: results are gone. store: another address of the answers. garbled: answers that
+    cannot be unpacked.
     """
 
     def __init__(self, model, repo_id):

@@ -11,6 +11,7 @@ from refusal_nn.runs import JOURNAL, Stage
 
 SETTINGS = {"model": "tiny", "tokens": 100, "layers": "", "keep_text": False}
 ROWS = [{"id": "p1", "label": "refusal", "nll": None}]
+WHERE = {"dtype": "torch.float32", "device": "cpu"}
 
 
 def killed(folder, settings=SETTINGS):
@@ -18,22 +19,30 @@ def killed(folder, settings=SETTINGS):
 
     def work():
         with Stage(folder).run(settings) as run:
-            run.journal().add("a", ROWS)
+            run.journal(WHERE).add("a", ROWS)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         work()
 
 
-def taken_up(folder, settings=SETTINGS):
+def taken_up(folder, settings=SETTINGS, where=WHERE):
     with Stage(folder).run(settings) as run:
-        return run.journal().done
+        return run.journal(where).done
 
 
 def test_a_killed_run_of_the_same_settings_is_taken_up(tmp_path):
     killed(tmp_path)
     assert not Stage(tmp_path).summary.exists()
     assert taken_up(tmp_path, dict(reversed(SETTINGS.items()))) == {"a": ROWS}
+
+
+@pytest.mark.parametrize(
+    "other", [{"dtype": "torch.bfloat16"}, {"device": "cuda"}, {"host": "https://api.ndif.us"}]
+)
+def test_a_killed_run_elsewhere_is_not_taken_up(tmp_path, other):
+    killed(tmp_path)
+    assert taken_up(tmp_path, where=WHERE | other) == {}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +77,7 @@ def test_rows_of_code_that_was_edited_since_are_not_taken_up(tmp_path, monkeypat
 def test_a_finished_run_leaves_no_journal_and_does_not_count_it_as_an_artefact(tmp_path):
     stage = Stage(tmp_path)
     with stage.run(SETTINGS) as run:
-        run.journal().add("a", ROWS)
+        run.journal(WHERE).add("a", ROWS)
         run.finish({}, {})
     assert not (tmp_path / JOURNAL).exists()
     assert json.loads((tmp_path / "manifest.json").read_text())["sha256"] == {}
@@ -88,7 +97,7 @@ def test_a_journal_is_kept_where_the_summary_could_not_be_written(tmp_path, monk
 
     def work():
         with Stage(tmp_path).run(SETTINGS) as run:
-            run.journal().add("a", ROWS)
+            run.journal(WHERE).add("a", ROWS)
             run.finish({}, {})
 
     with monkeypatch.context() as patch:
@@ -101,11 +110,11 @@ def test_a_journal_is_kept_where_the_summary_could_not_be_written(tmp_path, monk
 def test_a_second_run_is_refused_and_leaves_the_first_ones_journal_alone(tmp_path):
     stage = Stage(tmp_path)
     with stage.run(SETTINGS) as run:
-        journal = run.journal()
+        journal = run.journal(WHERE)
         journal.add("a", ROWS)
         before = (tmp_path / JOURNAL).read_bytes()
         with pytest.raises(FolderInUse), stage.run(SETTINGS | {"tokens": 9}) as other:
-            other.journal()
+            other.journal(WHERE)
         assert (tmp_path / JOURNAL).read_bytes() == before
         journal.add("b", ROWS)
     assert taken_up(tmp_path) == {"a": ROWS, "b": ROWS}
