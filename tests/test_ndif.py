@@ -171,8 +171,8 @@ def test_a_job_that_the_server_lost_is_asked_again(server, there, texts, monkeyp
 def test_a_batch_larger_than_a_request_is_cut(server, here, there, texts, monkeypatch):
     monkeypatch.setattr(services, "REQUEST_ROWS", 5)
     before = len(server.ran)
-    assert next_token_logits(there, texts).argmax(-1).equal(
-        next_token_logits(here, texts).argmax(-1)
+    assert (
+        next_token_logits(there, texts).argmax(-1).equal(next_token_logits(here, texts).argmax(-1))
     )
     assert len(server.ran) - before == -(-len(texts) // 3)
     sums = [
