@@ -42,7 +42,7 @@ def main(kills: int = 20, faults: int = 200) -> None:
         for stage in CHAIN:
             _run(stage, root)
         print(f"chain: {time.perf_counter() - begun:.0f} s", flush=True)
-        for stage in ("capture", "sweep", "subspace"):
+        for stage in os.environ.get("KS","capture,sweep,subspace").split(","):
             _kill(stage, root, kills)
         _spoil(root, faults)
     finally:

@@ -23,6 +23,7 @@ from refusal_nn.plain_text import visible
 from refusal_nn.prompt_files import HUB_SETS
 from refusal_nn.runs import Stage
 
+LONGEST = 2000  # characters of a message: what it quotes may be a whole file
 Settings = dict[str, object]
 Step = Callable[[argparse.Namespace], None]
 
@@ -233,7 +234,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except RefusalNNError as error:
-        print(visible(f"error: {error}"), file=sys.stderr)
+        print(visible(f"error: {error}"[:LONGEST]), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
