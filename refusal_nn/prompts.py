@@ -116,7 +116,7 @@ def _name(column: str, value: object, where: str) -> str:
     if not 0 < len(text) <= MAX_NAME or "\0" in text or not _is_text(text):
         raise InputError(
             f"{where}: {column} must be text of at most {MAX_NAME} characters, got "
-            f"{type(value).__name__} {ascii(text[:40])}"
+            f"{type(value).__name__} {text[:40]!a}"
         )
     return text
 

@@ -1,10 +1,13 @@
 """What a hostile afternoon found: results folders in which something else has a file's place."""
 
+import argparse
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
+from experiments import cli, report_origin
 from refusal_nn import runs
 from refusal_nn.errors import CorruptArtefact, DiskError, InputError
 from refusal_nn.files import write_text
@@ -84,3 +87,52 @@ def test_a_folder_called_like_a_half_written_file_is_left_alone(stage):
     folder(stage.folder / ".a.csv.1.partial")
     computed(stage.folder).verify()
     assert (stage.folder / ".a.csv.1.partial" / "mine").is_dir()
+
+
+def test_results_of_another_model_copied_into_a_models_folder_are_not_shown_as_its_own(tmp_path):
+    done = computed(tmp_path / "results" / "other" / "validate")
+    for show in (cli.finished, lambda args, name: cli.require_model(args.model, done)):
+        args = argparse.Namespace(results=tmp_path / "results", model="other")
+        with pytest.raises(InputError, match=r"holds results of tiny, not of other: remove it"):
+            show(args, "validate")
+    assert report_origin.finished(done.folder, "other") is None
+    assert report_origin.finished(done.folder, "tiny") is not None
+
+
+def test_a_report_of_another_system_prompt_says_so_in_its_command(tmp_path):
+    args = argparse.Namespace(model="tiny", results=Path("results"))
+    line = report_origin.command("all", args, {"system": "none", "n": 320})
+    assert line == "make all MODEL=tiny SYSTEM=none"
+
+
+@pytest.mark.parametrize(
+    "fault", [PermissionError(13, "Permission denied", "r/.lock"), OSError(5, "I/O error", "r/x")]
+)
+def test_a_file_that_the_system_refuses_ends_in_one_line_and_code_7(fault, capsys):
+    def fail():
+        raise fault
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(fail)
+    assert ended.value.code == 7
+    said = capsys.readouterr().err
+    assert fault.filename in said
+    assert fault.strerror in said
+    assert said.count("\n") == 1
+
+
+def test_an_error_of_the_system_that_is_of_no_file_is_not_explained_away():
+    def fail():
+        raise OSError("something else")
+
+    with pytest.raises(OSError, match="something else"):
+        cli.run(fail)
+
+
+def test_a_message_never_quotes_a_whole_file(capsys):
+    def fail():
+        raise InputError("x" * 10**6)
+
+    with pytest.raises(SystemExit):
+        cli.run(fail)
+    assert len(capsys.readouterr().err) < 3000

@@ -92,7 +92,12 @@ BAD = {
         "taken",
     ),
     "an id that is a list": ("p.jsonl", f"{GOOD}\n{row('Steal', id=[1])}", 5, "id must be text"),
-    "half a character in an id": ("p.jsonl", f"{GOOD}\n{row('Steal', id=chr(55296))}", 5, "id must"),
+    "half a character in an id": (
+        "p.jsonl",
+        f"{GOOD}\n{row('Steal', id=chr(55296))}",
+        5,
+        "id must",
+    ),
     "a NUL in a pair": ("p.jsonl", f"{GOOD}\n{row('Steal', pair='a' + chr(0))}", 5, "pair must"),
     "a category too long": ("p.csv", f"{LONG}harmful,{'x' * 1001}\n", 2, "category must be text"),
     "an unknown extension": ("p.json", GOOD, None, ".jsonl"),
