@@ -5,7 +5,7 @@
 Every stage runs in a child of this process, which holds the models; the child is killed by SIGKILL
 a moment after a unit of work drawn uniformly from those of a whole run, then a second one goes on.
 Counted is what the journal was given (batches, rows, KLs) and units of completions begun: begun
-more is lost work. A finished run again must begin nothing.
+more is lost work (2 of one unit of completions: begun, and given to the journal).
 """
 
 from __future__ import annotations

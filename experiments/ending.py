@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -54,4 +55,6 @@ def _said(error: Exception) -> tuple[str | None, int]:
     if isinstance(error, OSError) and error.filename is not None:
         remedy = "make it usable, or give another RESULTS= folder"
         return f"{error.filename}: {error.strerror}; {remedy}", DiskError.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"what is printed cannot be written: {error.strerror}", DiskError.exit_code
     return None, 1

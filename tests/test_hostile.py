@@ -3,6 +3,8 @@
 import argparse
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from refusal_nn.errors import CorruptArtefact, DiskError, InputError
 from refusal_nn.files import write_text
 from refusal_nn.runs import Stage
 
+ROOT = Path(__file__).parent.parent
 SETTINGS = {"model": "tiny", "n": 40}
 OWN = ("settings.json", "manifest.json", "summary.json", ".lock", runs.JOURNAL, runs.KEPT)
 
@@ -119,6 +122,16 @@ def test_a_file_that_the_system_refuses_ends_in_one_line_and_code_7(fault, capsy
     assert fault.filename in said
     assert fault.strerror in said
     assert said.count("\n") == 1
+
+
+def test_output_to_a_full_disk_ends_in_one_line_and_code_7():
+    code = "from experiments import cli, console; cli.run(lambda: console.say('x' * 9**6))"
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 7
+    assert done.stderr.startswith("error: what is printed cannot be written: No space left")
+    assert "Traceback" not in done.stderr
 
 
 def test_an_error_of_the_system_that_is_of_no_file_is_not_explained_away():
