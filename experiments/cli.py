@@ -89,7 +89,8 @@ def finished_options(p: argparse.ArgumentParser) -> None:
 def dispatch(args: argparse.Namespace, name: str, settings: Settings, **steps: Step) -> None:
     """Record the settings, or take the one step asked for: draw, show, else compute."""
     if args.settings_only:
-        stage(args, name).request(settings)
+        if stage(args, name).request(settings):
+            (figures_folder(args) / f"{name}.json").unlink(missing_ok=True)
     else:
         steps["draw" if args.draw else "show" if args.show else "compute"](args)
 

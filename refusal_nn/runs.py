@@ -44,15 +44,20 @@ class Stage:
     def summary(self) -> Path:
         return self.folder / "summary.json"
 
-    def request(self, settings: Mapping[str, object]) -> None:
-        """Record what is asked for, touching settings.json only if that differs from last time."""
+    def request(self, settings: Mapping[str, object]) -> bool:
+        """Record what is asked for, touching settings.json only if that differs from last time;
+        whether it does."""
         self._require_own()
         path, text = (
             self.folder / "settings.json",
             json.dumps(settings, indent=2, sort_keys=True) + "\n",
         )
-        if not path.exists() or path.read_bytes() != text.encode():
-            write_text(path, text)
+        if path.exists() and path.read_bytes() == text.encode():
+            return False
+        # Its time alone does not tell make: a clock may have been set back.
+        self.summary.unlink(missing_ok=True)
+        write_text(path, text)
+        return True
 
     def is_current(self, settings: Mapping[str, object]) -> bool:
         """Whether the folder holds a finished run of just these settings."""

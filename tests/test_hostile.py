@@ -31,7 +31,7 @@ def computed(folder):
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "git_commit", lambda: "abc")
-    return computed(tmp_path / "capture")
+    return computed(tmp_path / "model" / "capture")
 
 
 def folder(path):
@@ -149,3 +149,16 @@ def test_a_message_never_quotes_a_whole_file(capsys):
     with pytest.raises(SystemExit):
         cli.run(fail)
     assert len(capsys.readouterr().err) < 3000
+
+
+def test_other_settings_undo_the_stamps_that_make_looks_at_whatever_the_clock_says(stage):
+    root = stage.folder.parent.parent
+    args = argparse.Namespace(model=stage.folder.parent.name, settings_only=True)
+    args.results, args.figures = root, root / "figures"
+    drawn = args.figures / args.model / "capture.json"
+    write_text(drawn, "{}")
+    for settings, kept in ((SETTINGS, True), (SETTINGS | {"n": 1}, False)):
+        for path in (stage.summary, drawn):
+            os.utime(path, (4e9, 4e9))
+        cli.dispatch(args, "capture", settings)
+        assert stage.summary.exists() == drawn.exists() == kept
