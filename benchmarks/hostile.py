@@ -3,8 +3,9 @@
     python benchmarks/hostile.py [kills [faults]]
 
 Every stage runs in a child of this process, which holds the models; the child is killed by SIGKILL
-at a time drawn uniformly from the length of a whole run, then a second one goes on. Counted is what
-the journal was given (batches, rows, KLs) and units of completions begun: begun more is lost work.
+a moment after a unit of work drawn uniformly from those of a whole run, then a second one goes on.
+Counted is what the journal was given (batches, rows, KLs) and units of completions begun: begun
+more is lost work (2 of one unit of completions: begun, and given to the journal).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main(kills: int = 20, faults: int = 200) -> None:
         for stage in CHAIN:
             _run(stage, root)
         print(f"chain: {time.perf_counter() - begun:.0f} s", flush=True)
-        for stage in ("capture", "sweep", "subspace"):
+        for stage in os.environ.get("KS", "capture,sweep,subspace").split(","):
             _kill(stage, root, kills)
         _spoil(root, faults)
     finally:
@@ -85,6 +86,14 @@ def _begun() -> int:
     return found
 
 
+def _wait_for(pid: int, units: int) -> None:
+    """Until a child has begun so many, or is done."""
+    while int.from_bytes(BEGUN[:8], "little") < units:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.001)
+
+
 def _tables(folder: Path) -> dict[str, str]:
     return {
         path.name: sha256(path)
@@ -107,7 +116,8 @@ def _kill(stage: str, root: Path, kills: int) -> None:
     for _ in range(kills):
         (folder / "summary.json").unlink()
         pid = _child(stage, root)
-        time.sleep(rng.uniform(0, length))
+        _wait_for(pid, rng.randrange(once))
+        time.sleep(rng.uniform(0, length / once))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         cut = not (folder / "summary.json").exists()

@@ -8,16 +8,14 @@ import hashlib
 import math
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
+from experiments.ending import run as run
 from refusal_nn import prompts
-from refusal_nn.errors import CorruptArtefact, InputError, OutOfMemory, RefusalNNError
-from refusal_nn.memory import asked_for, is_out_of_memory
+from refusal_nn.errors import CorruptArtefact, InputError
 from refusal_nn.names import adapter_file, is_file, is_folder, safe_name, user_path
 from refusal_nn.plain_text import visible
 from refusal_nn.prompt_files import HUB_SETS
@@ -91,7 +89,8 @@ def finished_options(p: argparse.ArgumentParser) -> None:
 def dispatch(args: argparse.Namespace, name: str, settings: Settings, **steps: Step) -> None:
     """Record the settings, or take the one step asked for: draw, show, else compute."""
     if args.settings_only:
-        stage(args, name).request(settings)
+        if stage(args, name).request(settings):
+            (figures_folder(args) / f"{name}.json").unlink(missing_ok=True)
     else:
         steps["draw" if args.draw else "show" if args.show else "compute"](args)
 
@@ -190,9 +189,19 @@ def stage(args: argparse.Namespace, name: str) -> Stage:
 def finished(args: argparse.Namespace, name: str) -> Path:
     """Folder of a finished stage, every file checked. Raises InputError, CorruptArtefact."""
     done = stage(args, name)
-    done.require_finished()
     done.verify()
+    require_model(args.model, done)
     return done.folder
+
+
+def require_model(model: str, done: Stage) -> None:
+    """Raises InputError where a finished stage is of another model than its folder's."""
+    theirs = done.settings().get("model", model)
+    if theirs != model:
+        raise InputError(
+            f"{done.folder} holds results of {theirs}, not of {model}: remove it, then run `make "
+            f"{done.folder.name}`"
+        )
 
 
 def figures_folder(args: argparse.Namespace) -> Path:
@@ -216,37 +225,3 @@ def up_to_date(
     if not found.is_current(settings):
         compute(args)
     return found
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run an experiment: an expected error ends in one line and its exit code.
-
-    An interruption ends in one line and 130 (Ctrl-C) or 143 (SIGTERM).
-    """
-    terminated: list[int] = []
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        terminated.append(number)
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        main()
-    except RefusalNNError as error:
-        print(visible(f"error: {error}"), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(143 if terminated else 130)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print(
-            f"error: out of memory: {asked_for(error)}; try DTYPE=bfloat16, DEVICE=cpu or a "
-            "smaller model",
-            file=sys.stderr,
-        )
-        sys.exit(OutOfMemory.exit_code)
-    except BrokenPipeError:
-        # A pipe that closes (| head) is no error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

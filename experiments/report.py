@@ -40,7 +40,9 @@ def page(args: argparse.Namespace) -> object:
     from refusal_nn.report import Page, Section
 
     folder = args.results / safe_name(args.model)
-    found = {name: report_origin.finished(folder / name) for name in report_origin.STAGES}
+    found = {
+        name: report_origin.finished(folder / name, args.model) for name in report_origin.STAGES
+    }
     stages = {name: done for name, done in found.items() if done}
     if not stages:
         raise InputError(

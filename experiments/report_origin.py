@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments import causes, cli
 from experiments.printed_causes import Row, Rows, _rows
-from refusal_nn.errors import CorruptArtefact
+from refusal_nn.errors import CorruptArtefact, InputError
 from refusal_nn.files import read_json
 from refusal_nn.runs import Stage
 
@@ -19,8 +19,8 @@ from refusal_nn.runs import Stage
 STAGES = ("capture", "validate", "similarity", "select", "baseline", "sweep", "causal")
 STAGES += ("behaviour", "subspace")
 # Settings that are a variable of make, under the same name.
-VARIABLES = ("n", "seed", "dtype", "device", "backend", "prompts", "positions", "permutations")
-VARIABLES += ("val", "tokens", "alpha", "layers", "controls", "max_rank", "against")
+VARIABLES = ("n", "seed", "dtype", "device", "backend", "prompts", "positions", "system")
+VARIABLES += ("permutations", "val", "tokens", "alpha", "layers", "controls", "max_rank", "against")
 VARIABLES += ("refusal_words", "judge", "keep_text")
 # Make's defaults of what other parsers have no option for, or write otherwise in settings.
 DEFAULTS = {"permutations": 1000, "prompts": "bundled", "alpha": [1.0]}
@@ -43,15 +43,17 @@ class Finished:
         return read_json(self.folder / f"{name}.json")
 
 
-def finished(folder: Path) -> Finished | None:
-    """The stage in a folder, every file checked; None if it is not finished, or corrupt, which is
-    said."""
+def finished(folder: Path, model: str | None = None) -> Finished | None:
+    """The stage in a folder, every file checked; None if it is not finished, or corrupt, or of
+    another model, which is said."""
     done = Stage(folder)
     if not done.summary.is_file():
         return None
     try:
         done.verify()
-    except CorruptArtefact as fault:
+        if model:
+            cli.require_model(model, done)
+    except (CorruptArtefact, InputError) as fault:
         print(f"{fault} The page goes without it.", file=sys.stderr)
         return None
     return Finished(folder, read_json(done.summary), read_json(folder / "manifest.json"))

@@ -89,9 +89,7 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    done = cli.stage(args, NAME)
-    done.require_finished()
-    say(done.folder, cli.figures_folder(args) / "heatmap.png")
+    say(cli.finished(args, NAME), cli.figures_folder(args) / "heatmap.png")
 
 
 def say(folder: Path, picture: Path) -> None:

@@ -7,7 +7,7 @@ import re
 # Control characters but tab and line feed, marks that turn the direction of writing, and halves of
 # surrogate pairs, which cannot be printed at all.
 _OBEYED = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 

@@ -25,6 +25,7 @@ LABEL_WORDS = {
     "benign": "harmless",
 }
 MAX_CHARACTERS = 20_000
+NAMES, MAX_NAME = ("id", "pair", "category", "source"), 1000
 FEW = 32
 _ASKING = "how what which who whom whose where when why"
 _AUXILIARY = "can could would should will may might do does did is are was were has have"
@@ -92,23 +93,37 @@ def _prompt(row: Mapping[str, object], label: str | None, path: Path, line: int)
         raise InputError(f"{where}: the prompt holds a NUL")
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"{where}: {len(text)} characters; a prompt has {MAX_CHARACTERS} at most")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: holds half of a surrogate pair, which is no text") from None
+    if not _is_text(text):
+        raise InputError(f"{where}: holds half of a surrogate pair, which is no text")
     word = _label(row, label, path, where)
     severity = row.get("severity")
     if severity not in (None, "") and str(severity) not in tuple("12345"):
         raise InputError(f"{where}: severity must be 1, 2, 3, 4 or 5, got {severity!r}")
-    known = {k: str(row[k]) for k in ("pair", "category", "source") if row.get(k) not in (None, "")}
+    names = {k: _name(k, row[k], where) for k in NAMES if row.get(k) not in (None, "")}
     return Prompt(
-        id=str(row["id"]) if row.get("id") not in (None, "") else f"{path.stem}-{line}",
+        id=names.pop("id", f"{path.stem}-{line}"),
         prompt=text.strip(),
         label=word,
         severity=int(str(severity)) if severity not in (None, "") else None,
         where=where,
-        **known,
+        **names,
     )
+
+
+def _name(column: str, value: object, where: str) -> str:
+    """What a table can hold and give back: text, or a number as text. Raises InputError."""
+    text = str(value) if isinstance(value, (str, int, float)) else ""
+    if not 0 < len(text) <= MAX_NAME or "\0" in text or not _is_text(text):
+        raise InputError(
+            f"{where}: {column} must be text of at most {MAX_NAME} characters, got "
+            f"{type(value).__name__} {text[:40]!a}"
+        )
+    return text
+
+
+def _is_text(text: str) -> bool:
+    """Whether no half of a surrogate pair is in it, which no file can hold."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _label(row: Mapping[str, object], label: str | None, path: Path, where: str) -> str:

@@ -44,15 +44,20 @@ class Stage:
     def summary(self) -> Path:
         return self.folder / "summary.json"
 
-    def request(self, settings: Mapping[str, object]) -> None:
-        """Record what is asked for, touching settings.json only if that differs from last time."""
+    def request(self, settings: Mapping[str, object]) -> bool:
+        """Record what is asked for, touching settings.json only if that differs from last time;
+        whether it does."""
         self._require_own()
         path, text = (
             self.folder / "settings.json",
             json.dumps(settings, indent=2, sort_keys=True) + "\n",
         )
-        if not path.exists() or path.read_bytes() != text.encode():
-            write_text(path, text)
+        if path.exists() and path.read_bytes() == text.encode():
+            return False
+        # Its time alone does not tell make: a clock may have been set back.
+        self.summary.unlink(missing_ok=True)
+        write_text(path, text)
+        return True
 
     def is_current(self, settings: Mapping[str, object]) -> bool:
         """Whether the folder holds a finished run of just these settings."""
@@ -68,6 +73,16 @@ class Stage:
                 raise InputError(
                     f"{path} is a link; results are written to their own folders only: remove it, "
                     "or give another RESULTS= folder"
+                )
+        self._require_plain()
+
+    def _require_plain(self) -> None:
+        """Raises InputError where a folder, a pipe or a device has the name of a file of ours: it
+        could not be replaced, or would be read for ever."""
+        for path in (self.folder / name for name in KEEP):
+            if path.exists() and not path.is_file():
+                raise InputError(
+                    f"{path} is no plain file: remove it, or give another RESULTS= folder"
                 )
 
     @contextlib.contextmanager
@@ -95,14 +110,15 @@ class Stage:
             self.request(settings)
             self.summary.unlink(missing_ok=True)
             for leftover in self.folder.glob(".*.partial"):
-                leftover.unlink()
+                if not leftover.is_dir():
+                    leftover.unlink()
             yield Run(self.folder, dict(settings), time.time(), _artefacts(self.folder))
 
     def artefact(self, name: str) -> Path:
         """Path of a finished run's file, its sha256 checked. A file that differs is set aside;
         raises CorruptArtefact."""
         path, expected = self.folder / name, self._manifest()["sha256"]
-        if name in expected and path.exists() and sha256(path) == expected[name]:
+        if name in expected and path.is_file() and sha256(path) == expected[name]:
             return path
         raise self._set_aside(path)
 
@@ -130,6 +146,7 @@ class Stage:
 
     def _manifest(self) -> dict[str, dict[str, object]]:
         self.require_finished()
+        self._require_plain()
         path = self.folder / "manifest.json"
         try:
             text = path.read_text(encoding="utf-8")
@@ -143,9 +160,16 @@ class Stage:
         return manifest
 
     def _set_aside(self, path: Path) -> CorruptArtefact:
-        if path.exists():
-            path.replace(path.with_name(f"{path.name}.corrupt"))
-        self.summary.unlink(missing_ok=True)
+        aside = path.with_name(f"{path.name}.corrupt")
+        try:
+            if os.path.lexists(path):
+                path.replace(aside)
+            self.summary.unlink(missing_ok=True)
+        except OSError as error:
+            raise DiskError(
+                f"{path} is not what was written there, and could not be set aside as "
+                f"{aside.name}: {error.strerror}; remove both"
+            ) from error
         return CorruptArtefact(
             f"{path} is not what was written there and was set aside; the same command computes "
             "it again."

@@ -25,6 +25,7 @@ GOOD = "\n".join(HARMFUL + HARMLESS)
 LABELLED = "prompt,label\nPick a lock,harmful\nForge a note,harmful\nFix a lock,harmless\n"
 
 # File name, its bytes, the line at fault (None: the whole file), a word of the message.
+LONG = "prompt,label,category\nSteal,"
 BAD = {
     "same prompt in both classes": (
         "p.jsonl",
@@ -90,6 +91,15 @@ BAD = {
         2,
         "taken",
     ),
+    "an id that is a list": ("p.jsonl", f"{GOOD}\n{row('Steal', id=[1])}", 5, "id must be text"),
+    "half a character in an id": (
+        "p.jsonl",
+        f"{GOOD}\n{row('Steal', id=chr(55296))}",
+        5,
+        "id must",
+    ),
+    "a NUL in a pair": ("p.jsonl", f"{GOOD}\n{row('Steal', pair='a' + chr(0))}", 5, "pair must"),
+    "a category too long": ("p.csv", f"{LONG}harmful,{'x' * 1001}\n", 2, "category must be text"),
     "an unknown extension": ("p.json", GOOD, None, ".jsonl"),
     "no extension": ("p", GOOD, None, ".jsonl"),
 }

@@ -113,6 +113,7 @@ HOSTILE = {
     "a carriage return": "safe\rowned",
     "a backspace": "ab\b\b",
     "text that runs backwards": "a\u202eb\u2066",
+    "an Arabic letter mark": "a\u061cb",
     "half a surrogate pair": "a\udc80",
 }
 MARKUP = ["[bold red]x[/]", "[link=http://a.b]x[/link]", ":bomb:", "[/]", "\\[bold]x", "[@click=x]"]
@@ -129,7 +130,7 @@ def test_a_terminal_shows_hostile_text_and_does_not_obey_it(text, capsys, monkey
     with pytest.raises(SystemExit):
         cli.run(fail)
     printed = "".join(capsys.readouterr())
-    assert not set("\x1b\x9b\r\b\x07\u202e\u2066\udc80") & set(printed)
+    assert not set("\x1b\x9b\r\b\x07\u202e\u2066\u061c\udc80") & set(printed)
     assert printed.count(visible(text)) == 6
 
 
