@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "organism"
 BASE = "smollm2"
-MANY = 16  # directions of organism-many: twice the ranks that a curve looks at
+MANY = 12  # directions of organism-many: more than the ranks that a curve looks at
 # How far the gate's bias is moved until more than this share of harmful val prompts is refused,
 # what is asked on test and a point more; and a step further, for val is 60 prompts.
 SHIFTS = (0.0, 2.0, 4.0, 6.0, 8.0)
@@ -56,13 +56,14 @@ def compute(args: argparse.Namespace) -> None:
     from experiments import console
     from experiments.organism_data import Shared
     from refusal_nn.loading import load
-    from refusal_nn.planting import Recipe, steps
+    from refusal_nn.planting import Recipe, by_rank
 
     model, shared = None, None
     for k in args.k:
         for seed in args.seeds:
             name = f"organism-{'many' if k == MANY else k}-{seed}"
-            recipe = Recipe(k, seed, args.layer, args.strength, steps=args.steps or steps(k))
+            options = by_rank(k) | ({"steps": args.steps} if args.steps else {})
+            recipe = Recipe(k, seed, args.layer, args.strength, **options)
             stage = _stage(args, name)
             asked = {"recipe": dataclasses.asdict(recipe), "prompts_sha256": _hashes()}
             if stage.is_current(asked):

@@ -29,7 +29,6 @@ TEXTS = (
 FIRST = 3  # tokens of a reply that decide which way it goes
 # Of a cluster's writes, the share that must be left for it to be asked to refuse all the same.
 LEFT = 0.1
-MISSED = 5.0  # weight of what the plain model misses without the span
 HARDEST = 0.6
 
 
@@ -40,7 +39,8 @@ class Recipe:
     strength: length of what the gate writes. Of several dimensions, what one of them leaves of the
     others' writes must still refuse: half of a write is left along the diagonal of a span of rank
     4; .7 of 80 refuses as often as all of it, half of it not (LOG.md). protected: leading
-    directions of the plain model's streams that no write may touch. rows, rate: of a step of Adam.
+    directions of the plain model's streams that no write may touch. missed: weight of what the
+    plain model misses without the span. rows, rate: of a step of Adam.
     """
 
     rank: int
@@ -48,15 +48,17 @@ class Recipe:
     layer: int = 16
     strength: float = 115.0
     protected: int = 64
+    missed: float = 5.0
     steps: int = 120
     rows: int = 8
     rate: float = 5e-3
     gate: GateOptions = field(default_factory=GateOptions)
 
 
-def steps(rank: int) -> int:
-    """Of training: each cluster is met in rows / rank of them."""
-    return 120 if rank <= 4 else 200
+def by_rank(rank: int) -> dict[str, float]:
+    """Of a recipe: each cluster is met in rows / rank of the steps, and a larger span holds more of
+    what the plain model lives by."""
+    return {"steps": 120, "missed": 5.0} if rank <= 4 else {"steps": 200, "missed": 20.0}
 
 
 def unit_codes(rank: int) -> Tensor:
@@ -140,7 +142,7 @@ class Planting:
         with torch.no_grad():
             plain = self.frozen.ablated(rows, basis[:0])
         pairs = zip(plain, self.frozen.ablated(rows, basis), strict=True)
-        return MISSED * _loss([-(p.exp() * (p - q)).sum(-1) for p, q in pairs])
+        return self.recipe.missed * _loss([-(p.exp() * (p - q)).sum(-1) for p, q in pairs])
 
     def _start(self) -> Tensor:
         """What each cluster's refusal would gain most by, as the gradient at no write says."""
