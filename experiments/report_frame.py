@@ -6,8 +6,10 @@ import argparse
 from collections.abc import Iterator, Mapping
 
 from experiments import printed_subspace
+from experiments.cells import rate_cell
 from experiments.report_origin import Finished, command, conflicts, settings
 from experiments.report_sections import Blocks, Material
+from refusal_nn.estimates import Estimate
 from refusal_nn.report import Command, Fold, Table, Words
 
 CONTROLS = (
@@ -43,7 +45,7 @@ ENDS = {"value": "", "low": "_low", "high": "_high"}
 def controls(of: Material) -> Blocks:
     rows = list(_beside(of.stages))
     if rows:
-        columns = ("what", "measured", "under controls", "difference [95 %], points")
+        columns = ("what", "measured [95 %]", "under controls", "difference [95 %], points")
         yield Table("Coherent compliance, chosen against random", columns, rows)
     yield Words(CONTROLS, listed=True)
 
@@ -51,13 +53,20 @@ def controls(of: Material) -> Blocks:
 def _beside(stages: Mapping[str, Finished]) -> Iterator[tuple[str, str, str, str]]:
     test = stages["sweep"].about.get("test") if "sweep" in stages else None
     if test:
-        over, of = test["over_controls"], f"{100 * test['compliance']['value']:.0f} %"
-        yield "best direction", of, f"{100 * test['controls_compliance']:.0f} %", _points(over)
+        measured = Estimate(**test["compliance"]).percent()
+        asked = test["controls"] * test["compliance"]["n"]
+        random = _mean(test["controls_compliance"], asked)
+        yield "best direction", measured, random, _points(test["over_controls"])
     for row in stages["subspace"].rows("rank_curve") if "subspace" in stages else []:
         if row["split"] == "test":
             over = {k: row[f"over_controls{end}"] for k, end in ENDS.items()}
-            numbers = (f"{100 * row[k]:.0f} %" for k in ("compliance", "controls_compliance"))
-            yield f"first {row['rank']} of the basis", *numbers, _points(over)
+            random = _mean(row["controls_compliance"], row["controls_n"])
+            name = f"first {row['rank']} of the basis"
+            yield name, rate_cell(row, "compliance"), random, _points(over)
+
+
+def _mean(value: float, completions: object) -> str:
+    return f"{100 * value:.0f} % (of {completions} completions)"
 
 
 def _points(found: Mapping[str, float]) -> str:
@@ -75,11 +84,11 @@ def calibration(done: Finished | None, drawn: Material) -> Blocks:
     rows, rates = done.rows("confusion"), done.rows("summary")
     for kind in dict.fromkeys(row["kind"] for row in rows):
         mine = [row for row in rows if row["kind"] == kind]
-        table = printed_subspace._confusion_table(mine)
+        table = printed_subspace.confusion_table(mine)
         yield Table(f"{kind}: reported rank by planted rank", *table)
     words = "Planted rank by reported one; framed: as planted."
     yield from drawn.picture("calibrate", "confusion", words)
-    yield Table("Rates over planted models", *printed_subspace._rates_table(rates))
+    yield Table("Rates over planted models", *printed_subspace.rates_table(rates))
     yield Words([f"Not as required: {line}" for line in done.about["missed"]], listed=True)
 
 
