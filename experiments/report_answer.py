@@ -72,10 +72,12 @@ def _compliance(stages: Mapping[str, Finished]) -> list[str]:
         return []
     best, test = sweep.about["best"], sweep.about["test"]
     rate = Estimate(**test["compliance"])
+    strength = "" if best["alpha"] == 1 else f" at strength {best['alpha']:g}"
     random, kl = number_cells(test, controls_compliance=".0%", kl=".3f")
     over = Estimate(**test["over_controls"]).percent().replace("%", "points")
     return [
-        f"With the direction of layer {best['layer']}, position {best['pos']}, ablated, the model "
+        f"With the direction of layer {best['layer']}, position {best['pos']}, ablated{strength}, "
+        "the model "
         f"complies coherently with {rate.percent()} of the harmful test prompts that it refuses "
         f"untouched; with random directions {random} on average, a difference of {over}. KL on "
         f"harmless prompts: {kl} nats.",

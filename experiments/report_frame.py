@@ -11,14 +11,29 @@ from experiments.report_origin import Finished, command, conflicts, settings
 from experiments.report_sections import Blocks, Material
 from refusal_nn.estimates import Estimate
 from refusal_nn.report import Command, Fold, Table, Words
+from refusal_nn.verdicts import UNTESTABLE
 
+# What was done against being fooled, each said only of stages that did it.
 CONTROLS = (
-    "Separation: labels permuted within pairs and directions refitted, p over all layers at once.",
-    "Directions: random unit directions drawn from the covariance of harmless activations, ablated "
-    "or added at the same sites, on the same prompts.",
-    "Subspaces: random subspaces of equal rank, drawn likewise; beside each, the share of coherent "
-    "texts, since broken text is no compliance.",
-    "Choice: layers, positions and bases are chosen on val; test prompts are read once.",
+    (
+        ("validate",),
+        "Separation: labels permuted within pairs and directions refitted, p over all layers at "
+        "once.",
+    ),
+    (
+        ("sweep", "causal"),
+        "Directions: random unit directions drawn from the covariance of harmless activations, "
+        "ablated or added at the same sites, on the same prompts.",
+    ),
+    (
+        ("subspace",),
+        "Subspaces: random subspaces of equal rank, drawn likewise; beside each, the share of "
+        "coherent texts, since broken text is no compliance.",
+    ),
+    (
+        ("sweep", "subspace"),
+        "Choice: layers, positions and bases are chosen on val; test prompts are read once.",
+    ),
 )
 LIMITS = (
     "A verdict is about these prompts, this template, this precision and this judge.",
@@ -47,7 +62,15 @@ def controls(of: Material) -> Blocks:
     if rows:
         columns = ("what", "measured [95 %]", "under controls", "difference [95 %], points")
         yield Table("Coherent compliance, chosen against random", columns, rows)
-    yield Words(CONTROLS, listed=True)
+    tested = {name for name, done in of.stages.items() if not _untestable(done)}
+    said = [words for stages, words in CONTROLS if tested & {*stages}]
+    if said:
+        yield Words(said, listed=True)
+
+
+def _untestable(done: Finished) -> bool:
+    """Whether a stage ended before it asked the model anything."""
+    return done.about.get("verdict") == UNTESTABLE and not done.about.get("best")
 
 
 def _beside(stages: Mapping[str, Finished]) -> Iterator[tuple[str, str, str, str]]:
@@ -100,6 +123,8 @@ def _own_limits(asked: Mapping[str, object]) -> Iterator[str]:
     for name, usual in USUAL.items():
         if name in asked and asked[name] < usual:
             yield f"This run used {name.upper()}={asked[name]}, where {usual} is usual."
+    if asked.get("system", "default") != "default":
+        yield f"The system prompt was not the template's own: SYSTEM={asked['system']}."
     if asked.get("layers"):
         yield f"Only layers {asked['layers']} were looked at."
     if asked.get("prompts", "bundled") != "bundled":

@@ -102,6 +102,33 @@ def test_what_stands_beside_random_directions_has_its_n_and_its_interval():
     assert "random directions 4 % on average, a difference of 95 points [89, 98] (n=100)" in said
 
 
+def test_a_control_is_said_only_of_stages_that_were_run():
+    def said(**stages):
+        of = {name: Finished(Path(name), about, {}) for name, about in stages.items()}
+        lists = [
+            b.lines for b in report_frame.controls(Material(of, Path(), {})) if hasattr(b, "lines")
+        ]
+        return [line.partition(":")[0] for lines in lists for line in lines]
+
+    assert said(capture={}) == []
+    assert said(validate={}) == ["Separation"]
+    assert said(sweep={"verdict": "UNTESTABLE", "best": None}) == []
+    assert said(validate={}, sweep=swept(95)) == ["Separation", "Directions", "Choice"]
+
+
+def test_a_strength_other_than_one_and_another_system_prompt_are_said():
+    about = swept(95)
+    assert "strength" not in " ".join(
+        report_answer.answer("a", {"sweep": Finished(Path(), about, {})}, []).lines
+    )
+    about["best"]["alpha"] = 1.25
+    lines = report_answer.answer("a", {"sweep": Finished(Path(), about, {})}, []).lines
+    assert any("ablated at strength 1.25, the model" in line for line in lines)
+    stage = Finished(Path(), {}, {"settings": {"system": "none"}})
+    [limits] = report_frame.limits(Material({"sweep": stage}, Path(), {}))
+    assert limits.lines[0] == "The system prompt was not the template's own: SYSTEM=none."
+
+
 def test_calibration_shows_what_was_planted_and_what_was_reported(tmp_path):
     found = {"kind": "analytic", "seed": 0, "verdict": "RANK", "low": 2, "high": 2, "single": "NO"}
     rows = [found | {"planted": "2", "rank": k} for k in (2, 2, 3)]
