@@ -22,8 +22,8 @@ MEANING = {
 }
 UNANSWERED = "NOT ANSWERED YET"
 RANKS = {
-    ranks.RANK: "{label}: the fewest dimensions whose removal leaves coherent compliance of at "
-    "least 70 %, lower limit, with a 95 % interval",
+    ranks.RANK: "{label} (95 % interval): that many removed, and no fewer, let coherent compliance "
+    "reach 70 % (lower limit)",
     ranks.NOT_ACCESSIBLE: "{label} dimensions: with none of them is 70 % reached",
 }
 

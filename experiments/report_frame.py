@@ -147,11 +147,17 @@ def reproduction(args: argparse.Namespace, of: Material) -> Blocks:
         yield Words(["These stages are not of one run:", *differing])
     columns = ("stage", *ORIGIN, "finished", "seconds", "git commit")
     rows = [
-        (name, *(done.manifest.get(k, "") for k in ORIGIN), *_when(done.manifest))
+        (name, *(_short(done.manifest.get(k, "")) for k in ORIGIN), *_when(done.manifest))
         for name, done in of.stages.items()
     ]
     yield Table("How each stage came about (manifest.json)", columns, rows)
     yield Fold("Versions, prompts, files and their hashes", list(_hashes(of.stages)))
+
+
+def _short(value: object) -> object:
+    """A hash by its first figures: whole, it makes a table wider than paper."""
+    text = str(value)
+    return f"{text[:19]}…" if len(text) > 40 and " " not in text else value
 
 
 def _when(manifest: Mapping[str, object]) -> tuple[object, ...]:
@@ -165,11 +171,13 @@ def _hashes(stages: Mapping[str, Finished]) -> Blocks:
         (f"{name}: {key}", value)
         for name, done in stages.items()
         for key, value in done.manifest.items()
-        if key in ("template_sha256", "prompt_set_sha256")
+        if key in ("revision", "template_sha256", "prompt_set_sha256")
     ]
     files = [
         (f"{name}/{file}", value)
         for name, done in stages.items()
         for file, value in done.manifest["sha256"].items()
     ]
-    yield Table("Template, prompts and files", ("what", "sha256"), [*about, *files])
+    yield Table(
+        "Weights, template, prompts and files", ("what", "commit or sha256"), [*about, *files]
+    )

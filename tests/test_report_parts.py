@@ -129,6 +129,18 @@ def test_a_strength_other_than_one_and_another_system_prompt_are_said():
     assert limits.lines[0] == "The system prompt was not the template's own: SYSTEM=none."
 
 
+def test_a_long_hash_is_short_in_the_table_and_whole_below_it():
+    whole = "sha256:" + "b1" * 32
+    manifest = {"revision": whole, "finished": "x", "wall_seconds": 1, "git_commit": "c" * 40}
+    manifest |= {"packages": {}, "sha256": {}, "settings": {}}
+    of = Material({"capture": Finished(Path("x"), {}, manifest)}, Path(), {})
+    blocks = list(report_frame.reproduction(ARGS, of))
+    [row] = next(b for b in blocks if isinstance(b, Table)).rows
+    assert row[2] == "sha256:b1b1b1b1b1b1…"
+    assert max(len(str(cell)) for cell in row) <= 24
+    assert ("capture: revision", whole) in blocks[-1].blocks[1].rows
+
+
 def test_calibration_shows_what_was_planted_and_what_was_reported(tmp_path):
     found = {"kind": "analytic", "seed": 0, "verdict": "RANK", "low": 2, "high": 2, "single": "NO"}
     rows = [found | {"planted": "2", "rank": k} for k in (2, 2, 3)]
