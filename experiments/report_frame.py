@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Mapping
 
 from experiments import printed_subspace
@@ -154,10 +155,9 @@ def reproduction(args: argparse.Namespace, of: Material) -> Blocks:
     yield Fold("Versions, prompts, files and their hashes", list(_hashes(of.stages)))
 
 
-def _short(value: object) -> object:
-    """A hash by its first figures: whole, it makes a table wider than paper."""
-    text = str(value)
-    return f"{text[:19]}…" if len(text) > 40 and " " not in text else value
+def _short(value: object) -> str:
+    """Hashes by their first figures: whole, they make a table wider than paper."""
+    return re.sub(r"([0-9a-f]{12})[0-9a-f]{12,}", r"\1…", str(value))
 
 
 def _when(manifest: Mapping[str, object]) -> tuple[object, ...]:

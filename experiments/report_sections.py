@@ -64,9 +64,8 @@ def verdict(of: Material) -> Blocks:
     words += "coherently; grey: coherent; vertical strokes: 95 % intervals. Middle: KL on harmless "
     words += "prompts. Below: separation of the classes. Diamond: the chosen direction on test."
     yield from of.picture("sweep", "sweep", words)
-    columns, rows = printed_causes.sweep_table(
-        sweep.rows("sweep"), printed_causes.place_of(sweep.about["best"])
-    )
+    best = printed_causes.place_of(sweep.about["best"])
+    columns, rows = printed_causes.sweep_table(sweep.rows("sweep"), best)
     yield Fold("Every layer", [Table("Directions ablated everywhere, on val", columns, rows)])
 
 
@@ -200,16 +199,13 @@ def over_refusal(of: Material) -> Blocks:
         return
     after = (sweep.about.get("refusal_after") if sweep else None) or {}
     rows = [
-        (
-            name,
-            was["n"],
-            *(rate_cell(x, "refusal") or "not asked" for x in (was, after.get(name, {}))),
-        )
+        (name, was["n"], rate_cell(was, "refusal"), rate_cell(after.get(name, {}), "refusal"))
         for name, was in baseline.about["refusal"].items()
     ]
     columns = ("prompts", "n", "refused untouched [95 %]", "refused, direction ablated [95 %]")
     note = "scary: safe prompts that sound dangerous. Refusals of them and of harmless prompts are "
-    yield Table("Refusals by set of prompts", columns, rows, note + "over-refusal.")
+    note += "over-refusal. An empty cell: not asked."
+    yield Table("Refusals by set of prompts", columns, rows, note)
 
 
 def judges(of: Material) -> Blocks:

@@ -130,14 +130,14 @@ def test_a_strength_other_than_one_and_another_system_prompt_are_said():
 
 
 def test_a_long_hash_is_short_in_the_table_and_whole_below_it():
-    whole = "sha256:" + "b1" * 32
+    whole = f"sha256:{'b1' * 32} + adapter sha256:{'c2' * 32}"
     manifest = {"revision": whole, "finished": "x", "wall_seconds": 1, "git_commit": "c" * 40}
     manifest |= {"packages": {}, "sha256": {}, "settings": {}}
     of = Material({"capture": Finished(Path("x"), {}, manifest)}, Path(), {})
     blocks = list(report_frame.reproduction(ARGS, of))
     [row] = next(b for b in blocks if isinstance(b, Table)).rows
-    assert row[2] == "sha256:b1b1b1b1b1b1…"
-    assert max(len(str(cell)) for cell in row) <= 24
+    assert row[2] == "sha256:b1b1b1b1b1b1… + adapter sha256:c2c2c2c2c2c2…"
+    assert max(len(word) for cell in row for word in str(cell).split()) <= 24
     assert ("capture: revision", whole) in blocks[-1].blocks[1].rows
 
 
