@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import causes, cli, similarity, subspace, sweep
-from refusal_nn.errors import RefusalNNError
+from refusal_nn.errors import Incomplete, RefusalNNError
 from refusal_nn.names import safe_name
 
 if TYPE_CHECKING:
@@ -112,18 +112,25 @@ def draw(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     from experiments import console
     from refusal_nn import compare_page, files
+    from refusal_nn.comparison import FAILED
 
     done = _stage(args)
     done.require_finished()
     rows = files.read_csv(done.artefact("compare.csv"))
     cells = [compare_page.line(row) for row in rows]
     console.table("refusal across models", compare_page.HEAD, [cell[:-1] for cell in cells])
-    for row in rows:
-        if row["verdict"] == "FAILED":
-            console.say(f"{row['model']} failed: {row['notes']}")
+    failed = [row for row in rows if row["verdict"] == FAILED]
+    for row in failed:
+        console.say(f"{row['model']} failed: {row['notes']}")
     for line in files.read_json(done.summary)["statements"]:
         console.say(line)
     console.say(f"wrote {done.folder} (compare.md, compare.csv) and {args.figures / NAME}")
+    if failed:
+        asked = len(files.read_json(done.summary)["models"])
+        raise Incomplete(
+            f"{len(failed)} of {asked} models failed: {', '.join(row['model'] for row in failed)}; "
+            "the table is of the others"
+        )
 
 
 def main() -> None:

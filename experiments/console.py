@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 console = Console(highlight=False, emoji=False)
 
 
-def say(line: str) -> None:
-    console.print(_shown(line), soft_wrap=True)
+def say(*lines: str) -> None:
+    for line in lines:
+        console.print(_shown(line), soft_wrap=True)
 
 
 def _shown(text: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from experiments import cli
@@ -36,14 +36,23 @@ def compute(args: argparse.Namespace) -> None:
 def _of_direction(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[Path], None]]]:
     """The sweep's best direction, which the verdict is about; before a sweep, select's choice."""
     from experiments import console
-    from refusal_nn import exports, files
+    from refusal_nn import exports
     from refusal_nn.saved_directions import load_direction
 
     done, swept = (cli.stage(args, name) for name in ("select", "sweep"))
     if not done.summary.exists():
         return console.say("no direction: `make select` has not run")
-    about = files.read_json(done.summary)
-    best = files.read_json(swept.summary).get("best") if swept.summary.exists() else None
+    about = done.about()
+    best = swept.about().get("best") if swept.summary.exists() else None
+    if best and not _of_one_run(done.settings(), swept.settings()):
+        return console.say(
+            f"no direction: {swept.folder} is not of the select beside it; run `make sweep` again"
+        )
+    if best and best["alpha"] != 1:
+        console.say(
+            f"the verdict is about ablation of strength {best['alpha']:g}; the files below say "
+            "full ablation (1) of the same direction"
+        )
     place = best or about["chosen"]
     if place is None:
         return console.say("no direction: select chose none, and there is no sweep with a best one")
@@ -55,6 +64,11 @@ def _of_direction(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[Pat
         lambda path: exports.write_transformer_lens(path, direction, about["n_layers"]),
     )
     yield "steering_vector.safetensors", lambda path: exports.write_layers(path, direction)
+
+
+def _of_one_run(select: Mapping[str, object], sweep: Mapping[str, object]) -> bool:
+    """Whether a sweep's best direction lies in the file that select wrote."""
+    return all(select[name] == sweep[name] for name in select.keys() & sweep.keys())
 
 
 def _of_rows(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[Path], None]]]:

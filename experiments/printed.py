@@ -22,20 +22,20 @@ def show_validation(folder: Path, figures: Path) -> None:
         f"{about['model']}: harmful against harmless, {about['n_harmful_prompts']} + "
         f"{about['n_harmless_prompts']} fit prompts, position {about['position']} "
         f"{about['token']!r}",
-        *_layer_table(read_csv(folder / "validation_results.csv")),
+        *layer_table(read_csv(folder / "validation_results.csv")),
     )
     console.say(OVERLAP)
     console.table(
-        "Could form alone tell the classes apart?  (AUROC 0.5: no)", *_form_table(confounded)
+        "Could form alone tell the classes apart?  (AUROC 0.5: no)", *form_table(confounded)
     )
-    for line in (*about["compute"], *_in_words(about, confounded)):
+    for line in (*about["compute"], *in_words(about, confounded)):
         console.say(line)
     console.say(
         f"wrote {folder} ({about['n_layers']} layers, peak {about['peak_layer']}) and {figures}"
     )
 
 
-def _layer_table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def layer_table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     columns = ("layer", "distance", "d in-sample", "d held out [95 %]", "AUROC held out [95 %]")
     cells = [
         (
@@ -54,7 +54,7 @@ def _layer_table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[objec
     return (*columns, "p (family)", "overlap*", "valid", "seed's rule"), cells
 
 
-def _form_table(confounded: Row) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def form_table(confounded: Row) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     along = confounded["correlation_with_projection_at_peak"]
     telling = sorted(confounded["features"], key=lambda f: -abs(f["auroc"] - 0.5))[:6]
     cells = [
@@ -74,7 +74,7 @@ def _signed(number: float | None) -> str:
     return "" if number is None else f"{number:+.2f}"
 
 
-def _in_words(about: Mapping[str, object], confounded: Mapping[str, object]) -> list[str]:
+def in_words(about: Mapping[str, object], confounded: Mapping[str, object]) -> list[str]:
     one, two, three, four, five = (about["findings"][k] for k in sorted(about["findings"]))
     rho = three["spearman_severity"]
     lines = [

@@ -2,58 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments import console
+from experiments.cells import (
+    EMPTY,
+    NOT_MEASURED,
+    Row,
+    Rows,
+    Table,
+    estimate_cell,
+    estimate_of,
+    number_cells,
+    position_cell,
+    rate_cell,
+    read_rows,
+)
 from refusal_nn.directions import choose
 from refusal_nn.estimates import Estimate
-from refusal_nn.files import read_csv, read_json
+from refusal_nn.files import read_json
 from refusal_nn.judges import LABELS
 from refusal_nn.verdicts import MOST_KL, UNTESTABLE
 
-Row = Mapping[str, object]
-Rows = Sequence[Row]
-Table = tuple[tuple[str, ...], list[tuple[object, ...]]]
 SHOWN = 10  # candidates
-EMPTY, NOT_MEASURED = ("", None), "not measured"
 
 
-def _rows(path: Path) -> list[Row]:
-    """Rows of a CSV, with the numbers that read_csv leaves as text."""
-    odd = {"nan": float("nan"), "inf": float("inf")}
-    return [{k: odd.get(v, v) for k, v in row.items()} for row in read_csv(path)]
-
-
-def _numbers(row: Row, **formats: str) -> list[str]:
-    """The named cells in their formats, empty where nothing was measured."""
-    cells = ["" if row[k] in EMPTY else format(row[k], how) for k, how in formats.items()]
-    return [cell.replace("%", " %") for cell in cells]
-
-
-def _found(row: Row, name: str, limits: str = "") -> Estimate | None:
-    """A column with its interval, `limits` or else `name` _low and _high; None where empty."""
-    if row.get(name) in EMPTY:
-        return None
-    low, high = (row[f"{limits or name}_{end}"] for end in ("low", "high"))
-    return Estimate(row[name], low, high, row.get("n", 0))
-
-
-def _rate(row: Row, name: str, unit: str = "%") -> str:
-    """As `79 % [70, 86] (n=100)`; unit: points, for a difference of rates."""
-    found = _found(row, name)
-    return found.percent().replace("%", unit) if found else ""
-
-
-def _estimate(found: Row | None) -> str:
-    return str(Estimate(**found)) if found else NOT_MEASURED
-
-
-def _position(row: Row) -> str:
-    return f"{row['pos']} {str(row['token'])!r}"
-
-
-def _place(row: Row | None) -> tuple[object, ...] | None:
+def place_of(row: Row | None) -> tuple[object, ...] | None:
     return row and (row["layer"], row["pos"], row.get("alpha"))
 
 
@@ -61,13 +35,8 @@ def _stopped(about: Row, folder: Path) -> bool:
     """Whether the stage could test nothing; says why."""
     if about.get("verdict") != UNTESTABLE or about.get("best"):
         return False
-    _say(f"{UNTESTABLE}:", *about["reasons"], f"wrote {folder} ({UNTESTABLE})")
+    console.say(f"{UNTESTABLE}:", *about["reasons"], f"wrote {folder} ({UNTESTABLE})")
     return True
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        console.say(line)
 
 
 def show_select(folder: Path, figures: Path) -> None:
@@ -75,35 +44,40 @@ def show_select(folder: Path, figures: Path) -> None:
     about = read_json(folder / "summary.json")
     for row in about["counts"]:
         share = {"refused_low": row.get("low"), "refused_high": row.get("high"), **row}
-        who, refused = f"{row['split']} {row['class']}", _rate(share, "refused") or "none"
-        _say(f"{who}: {row['n']} asked, {refused} refused, {row['used']} used")
+        who, refused = f"{row['split']} {row['class']}", rate_cell(share, "refused") or "none"
+        console.say(f"{who}: {row['n']} asked, {refused} refused, {row['used']} used")
     if _stopped(about, folder):
         return
-    rows, chosen = _rows(folder / "candidates.csv"), about["chosen"]
+    rows, chosen = read_rows(folder / "candidates.csv"), about["chosen"]
     passing = [row for row in rows if choose([row], about["n_layers"]) is not None]
     shown = sorted(passing or rows, key=lambda row: row["ablated"])[:SHOWN]
     title = f"{about['model']}: {len(passing)} of {len(rows)} candidates pass, the best by ablation"
-    console.table(title, *_candidate_table(shown, _place(chosen)))
+    console.table(title, *candidate_table(shown, place_of(chosen)))
     if chosen is None:
-        _say(_why_none(rows))
-    where = f"layer {chosen['layer']}, pos {_position(chosen)}" if chosen else "none chosen"
-    _say(f"wrote {folder} ({len(rows)} candidates, {where}) and {figures}")
+        console.say(why_none(rows))
+    where = f"layer {chosen['layer']}, pos {position_cell(chosen)}" if chosen else "none chosen"
+    console.say(f"wrote {folder} ({len(rows)} candidates, {where}) and {figures}")
 
 
-def _candidate_table(rows: Rows, chosen: tuple[object, object] | None) -> Table:
+def candidate_table(rows: Rows, chosen: tuple[object, object] | None) -> Table:
     columns = ("layer", "pos", "harmful ablated (log-odds)", "harmless added (log-odds)")
     formats = {"ablated": "+.2f", "added": "+.2f", "kl": ".3f", "norm": ".2f"}
     cells = [
-        (r["layer"], _position(r), *_numbers(r, **formats), "chosen" * (_place(r) == chosen))
+        (
+            r["layer"],
+            position_cell(r),
+            *number_cells(r, **formats),
+            "chosen" * (place_of(r) == chosen),
+        )
         for r in rows
     ]
     return (*columns, "KL (nats)", "norm", ""), cells
 
 
-def _why_none(rows: Rows) -> str:
+def why_none(rows: Rows) -> str:
     # A cell is empty where a score was no number.
-    gentle = {_place(row) for row in rows if row["kl"] not in EMPTY and row["kl"] <= MOST_KL}
-    inducing = {_place(row) for row in rows if row["added"] not in EMPTY and row["added"] >= 0}
+    gentle = {place_of(row) for row in rows if row["kl"] not in EMPTY and row["kl"] <= MOST_KL}
+    inducing = {place_of(row) for row in rows if row["added"] not in EMPTY and row["added"] >= 0}
     return (
         f"none passes: KL at most {MOST_KL:g} nats {len(gentle)}, refusal when added "
         f"{len(inducing)}, both {len(gentle & inducing)}; the last fifth of layers does not count"
@@ -114,13 +88,13 @@ def show_baseline(folder: Path) -> None:
     """Print what the untouched model does with each set of prompts, and how its judges agree."""
     about = read_json(folder / "summary.json")
     cells = [
-        (name, of["n"], _rate(of, "refusal"), *(of["labels"][k] for k in LABELS))
+        (name, of["n"], rate_cell(of, "refusal"), *(of["labels"][k] for k in LABELS))
         for name, of in about["refusal"].items()
     ]
     columns = ("set", "n", "refused [95 %]", *LABELS)
     console.table(f"{about['model']}: what the untouched model does", columns, cells)
-    _say(
-        f"rule judge against logit judge: kappa {_estimate(about['judges_kappa'])}",
+    console.say(
+        f"rule judge against logit judge: kappa {estimate_cell(about['judges_kappa'])}",
         f"above {about['nll_limit']:.2f} nats per token a text counts as degenerate",
         f"wrote {folder} ({len(cells)} sets)",
     )
@@ -131,29 +105,29 @@ def show_sweep(folder: Path, figures: Path) -> None:
     about = read_json(folder / "summary.json")
     if _stopped(about, folder):
         return
-    rows, best = _rows(folder / "sweep.csv"), about["best"]
+    rows, best = read_rows(folder / "sweep.csv"), about["best"]
     title = f"{about['model']}: directions ablated everywhere, on val"
-    console.table(title, *_sweep_table(rows, _place(best)))
+    console.table(title, *sweep_table(rows, place_of(best)))
     where = f"layer {best['layer']}, pos {best['pos']}, alpha {best['alpha']:g}"
-    _say(f"test, {where}:", *_on_test(about["test"]))
+    console.say(f"test, {where}:", *_on_test(about["test"]))
     for name in ("test.harmless", "scary"):
         was, now = (about[f"refusal_{when}"][name] for when in ("before", "after"))
-        _say(f"  {name} refused {_rate(was, 'refusal')} -> {_rate(now, 'refusal')}")
-    _say(f"Verdict v{about['version']}: {about['verdict']}", *about["reasons"])
-    _say(f"wrote {folder} ({len(rows)} directions, best {where}) and {figures}")
+        console.say(f"  {name} refused {rate_cell(was, 'refusal')} -> {rate_cell(now, 'refusal')}")
+    console.say(f"Verdict v{about['version']}: {about['verdict']}", *about["reasons"])
+    console.say(f"wrote {folder} ({len(rows)} directions, best {where}) and {figures}")
 
 
-def _sweep_table(rows: Rows, best: tuple[object, object] | None) -> Table:
+def sweep_table(rows: Rows, best: tuple[object, object] | None) -> Table:
     columns = ("layer", "pos", "alpha", "n", "compliance [95 %]", "coherence [95 %]", "deflected")
     cells = [
         (
             r["layer"],
-            _position(r),
+            position_cell(r),
             r["alpha"],
             r["n"],
-            *(_rate(r, name) for name in ("compliance", "coherence")),
-            *_numbers(r, n_deflection="", n_degenerate="", kl=".3f", refusal_score="+.2f"),
-            "best" if _place(r) == best else "ruled out" * bool(r.get("ruled_out")),
+            *(rate_cell(r, name) for name in ("compliance", "coherence")),
+            *number_cells(r, n_deflection="", n_degenerate="", kl=".3f", refusal_score="+.2f"),
+            "best" if place_of(r) == best else "ruled out" * bool(r.get("ruled_out")),
         )
         for r in rows
     ]
@@ -164,7 +138,7 @@ def _on_test(t: Row) -> list[str]:
     names = ("baseline_refusal", "compliance", "compliance_by_logits", "over_controls")
     untouched, by_rule, by_logits, over = (Estimate(**t[name]).percent() for name in names)
     over = over.replace("%", "points")
-    (controls,) = _numbers(t, controls_compliance=".0%")
+    (controls,) = number_cells(t, controls_compliance=".0%")
     down, up, p = (t["mcnemar"][name] for name in ("changed_down", "changed_up", "p"))
     asked = t.get("compliance_by_model")
     model = f", {Estimate(**asked).percent()} by judge model" if asked else ""
@@ -174,7 +148,7 @@ def _on_test(t: Row) -> list[str]:
         f"  random directions {controls} (mean of {t['controls']}), difference {over}",
         f"  KL on harmless {t['kl']:.3f} nats",
         f"  harmful no longer refused {down}, newly refused {up}: McNemar p = {p:.2g}",
-        f"  rule judge against logit judge: kappa {_estimate(t['judges_kappa'])}",
+        f"  rule judge against logit judge: kappa {estimate_cell(t['judges_kappa'])}",
     ]
 
 
@@ -183,21 +157,21 @@ def show_causal(folder: Path, figures: Path) -> None:
     about = read_json(folder / "summary.json")
     if _stopped(about, folder):
         return
-    rows = _rows(folder / "causal.csv")
-    console.table(f"{about['model']}: interventions beside random directions", *_causal_table(rows))
-    _say(f"wrote {folder} ({len(rows)} interventions) and {figures}")
+    rows = read_rows(folder / "causal.csv")
+    console.table(f"{about['model']}: interventions beside random directions", *causal_table(rows))
+    console.say(f"wrote {folder} ({len(rows)} interventions) and {figures}")
 
 
-def _causal_table(rows: Rows) -> Table:
+def causal_table(rows: Rows) -> Table:
     """Over controls: compliance of harmful prompts, refusal of harmless ones."""
     arm = ("intervention", "layers", "source_layer", "class")
     cells = [
         (
             *(r[k] for k in arm),
-            *(_rate(r, name) for name in ("compliance", "refusal")),
-            *_numbers(r, controls_compliance=".0%", controls_refusal=".0%"),
-            _rate(r, "over_controls", "points"),
-            *_numbers(r, coherence=".0%", kl=".3f"),
+            *(rate_cell(r, name) for name in ("compliance", "refusal")),
+            *number_cells(r, controls_compliance=".0%", controls_refusal=".0%"),
+            rate_cell(r, "over_controls", "points"),
+            *number_cells(r, coherence=".0%", kl=".3f"),
         )
         for r in rows
     ]
@@ -211,31 +185,33 @@ def show_behaviour(folder: Path, figures: Path) -> None:
     about = read_json(folder / "summary.json")
     if _stopped(about, folder):
         return
-    rows = _rows(folder / "behaviour_by_layer.csv")
+    rows = read_rows(folder / "behaviour_by_layer.csv")
     limits = {"auroc": "", "auroc_harmful": "", "spearman_severity": "spearman"}
     cells = [(r["layer"], *(_interval(r, k, of) for k, of in limits.items())) for r in rows]
     columns = ("layer", "AUROC of refusal", "within harmful", "Spearman with severity")
     console.table(f"{about['model']}: what the projection predicts [95 %]", columns, cells)
     for name, words in zip(limits, columns[1:], strict=True):
-        _say(f"layer {about['layer']}, pos {about['pos']}: {words} {_estimate(about[name])}")
-    _say(_calibration(about["calibration"]), *_low(about["low_projecting"]))
-    _say(f"wrote {folder} ({len(rows)} layers) and {figures}")
+        console.say(
+            f"layer {about['layer']}, pos {about['pos']}: {words} {estimate_cell(about[name])}"
+        )
+    console.say(calibration_in_words(about["calibration"]), *low_in_words(about["low_projecting"]))
+    console.say(f"wrote {folder} ({len(rows)} layers) and {figures}")
 
 
 def _interval(row: Row, name: str, limits: str) -> str:
     """As `0.83 [0.75, 0.90]`."""
-    return str(_found(row, name, limits) or "").partition(" (")[0]
+    return str(estimate_of(row, name, limits) or "").partition(" (")[0]
 
 
-def _calibration(found: Row | None) -> str:
+def calibration_in_words(found: Row | None) -> str:
     if found is None:
         return f"calibration of the probability of refusal: {NOT_MEASURED}"
-    brier, constant, slope = _numbers(found, brier=".3f", brier_constant=".3f", slope=".2f")
+    brier, constant, slope = number_cells(found, brier=".3f", brier_constant=".3f", slope=".2f")
     quality = f"Brier {brier}, a constant's {constant}; slope {slope or NOT_MEASURED}"
     return f"calibration: {quality} (n={found['n']})"
 
 
-def _low(rows: Rows) -> list[str]:
+def low_in_words(rows: Rows) -> list[str]:
     """Harmful prompts of low projection, by id."""
     lines = [f"harmful prompts of low projection: {len(rows)}"]
     for refused, words in ((True, "refused"), (False, "not refused")):

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import console
-from experiments.printed_causes import EMPTY, Row, Rows, Table, _found, _numbers, _rate, _rows, _say
+from experiments.cells import (
+    EMPTY,
+    Row,
+    Rows,
+    Table,
+    estimate_of,
+    number_cells,
+    rate_cell,
+    read_rows,
+)
 from refusal_nn.estimates import Estimate
 from refusal_nn.files import read_json
 from refusal_nn.verdicts import UNTESTABLE, YES_FROM
@@ -20,20 +29,20 @@ def show_subspace(folder: Path, figures: Path) -> None:
     about, curve = read_json(folder / "verdict.json"), folder / "rank_curve.csv"
     found = about["rank"]
     if found["verdict"] == UNTESTABLE and not curve.is_file():
-        return _say(f"{UNTESTABLE}:", *found["reasons"], f"wrote {folder} ({UNTESTABLE})")
-    rows, place = _rows(curve), _place(about)
-    test = [row for row in rows if row["split"] == "test" and _place(row) == place]
+        return console.say(f"{UNTESTABLE}:", *found["reasons"], f"wrote {folder} ({UNTESTABLE})")
+    rows, place = read_rows(curve), place_of(about)
+    test = [row for row in rows if row["split"] == "test" and place_of(row) == place]
     val = [row for row in rows if row["split"] == "val"]
     where = f"{place[0]} {place[1]}".strip() + f", pos {about['pos']}"
     if test:
-        console.table(f"{about['model']}: {where}, on test", *_rank_table(test, found))
+        console.table(f"{about['model']}: {where}, on test", *rank_table(test, found))
     title = f"{about['model']}: constructions, on val"
-    console.table(title, *_construction_table(val, _rows(folder / "spectrum.csv"), place))
-    _say(*_verdict("Single direction", about["single_direction"]), *_verdict("Rank", found))
-    _say(f"wrote {folder} ({len(test)} ranks, {where}) and {figures}")
+    console.table(title, *construction_table(val, read_rows(folder / "spectrum.csv"), place))
+    console.say(*_verdict("Single direction", about["single_direction"]), *_verdict("Rank", found))
+    console.say(f"wrote {folder} ({len(test)} ranks, {where}) and {figures}")
 
 
-def _place(row: Row) -> tuple[object, ...]:
+def place_of(row: Row) -> tuple[object, ...]:
     """Construction and layer, empty for one of all layers."""
     return tuple("" if row[k] is None else row[k] for k in PLACE)
 
@@ -45,15 +54,15 @@ def _verdict(name: str, found: Row) -> list[str]:
     return [f"{name}, verdict v{found['version']}: {verdict}{more}", *found["reasons"]]
 
 
-def _rank_table(rows: Rows, found: Row) -> Table:
+def rank_table(rows: Rows, found: Row) -> Table:
     columns = ("k", "compliance [95 %]", "over k - 1 [95 %]", "over random [95 %]")
     cells = [
         (
             r["rank"],
-            _rate(r, "compliance"),
-            *(_rate(r, name, "points") for name in ("increment", "over_controls")),
-            _rate(r, "coherence"),
-            *_numbers(r, kl=".3f"),
+            rate_cell(r, "compliance"),
+            *(rate_cell(r, name, "points") for name in ("increment", "over_controls")),
+            rate_cell(r, "coherence"),
+            *number_cells(r, kl=".3f"),
             "rank" * (r["rank"] == found["rank"]),
         )
         for r in sorted(rows, key=lambda row: row["rank"])
@@ -61,15 +70,15 @@ def _rank_table(rows: Rows, found: Row) -> Table:
     return (*columns, "coherence [95 %]", "KL (nats)", ""), cells
 
 
-def _construction_table(rows: Rows, spectrum: Rows, chosen: tuple[object, ...]) -> Table:
+def construction_table(rows: Rows, spectrum: Rows, chosen: tuple[object, ...]) -> Table:
     """A row per place on val, then one per spectrum of which no place was tried."""
-    effective = {_place(row): row["effective_rank"] for row in spectrum}
-    places = dict.fromkeys([*map(_place, rows), *effective])
+    effective = {place_of(row): row["effective_rank"] for row in spectrum}
+    places = dict.fromkeys([*map(place_of, rows), *effective])
     cells = [
         (
             *place,
-            *_numbers({"rank": effective.get(place)}, rank=".1f"),
-            _least_rank([row for row in rows if _place(row) == place]),
+            *number_cells({"rank": effective.get(place)}, rank=".1f"),
+            _least_rank([row for row in rows if place_of(row) == place]),
             "chosen" * (place == chosen),
         )
         for place in places
@@ -79,23 +88,23 @@ def _construction_table(rows: Rows, spectrum: Rows, chosen: tuple[object, ...]) 
 
 def _least_rank(rows: Rows) -> object:
     """The smallest rank whose compliance has a lower limit that the rule accepts, - without one."""
-    found = [(r["rank"], _found(r, "compliance")) for r in rows]
+    found = [(r["rank"], estimate_of(r, "compliance")) for r in rows]
     return min((k for k, rate in found if rate and rate.low >= YES_FROM), default="-")
 
 
 def show_calibration(folder: Path, figures: Path) -> None:
     """Print what was reported of models whose rank was planted, and the rates beside their bars."""
-    rows, rates = (_rows(folder / f"{name}.csv") for name in ("confusion", "summary"))
+    rows, rates = (read_rows(folder / f"{name}.csv") for name in ("confusion", "summary"))
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     for kind in kinds:
         mine = [row for row in rows if row["kind"] == kind]
-        console.table(f"{kind}: reported rank by planted rank", *_confusion_table(mine))
-    console.table("rates over planted models", *_rates_table(rates))
+        console.table(f"{kind}: reported rank by planted rank", *confusion_table(mine))
+    console.table("rates over planted models", *rates_table(rates))
     models = sum({(row["kind"], row["planted"]): row["n"] or 0 for row in rows}.values())
-    _say(f"wrote {folder} ({models} models, {len(rates)} rates) and {figures}")
+    console.say(f"wrote {folder} ({models} models, {len(rates)} rates) and {figures}")
 
 
-def _confusion_table(rows: Rows) -> Table:
+def confusion_table(rows: Rows) -> Table:
     from refusal_nn.subspace_figures import outcomes
 
     columns = outcomes(rows)
@@ -113,9 +122,9 @@ def _share(count: int, n: int) -> str:
     return f"{count} ({100 * count / n:.0f} %)" if count else ""
 
 
-def _rates_table(rows: Rows) -> Table:
+def rates_table(rows: Rows) -> Table:
     names = ("kind", "planted", "quantity")
-    cells = [(*(r[k] for k in names), _interval(r), *_numbers(r, bar=".0%")) for r in rows]
+    cells = [(*(r[k] for k in names), _interval(r), *number_cells(r, bar=".0%")) for r in rows]
     return (*names, "rate [95 %]", "required"), cells
 
 

@@ -65,7 +65,8 @@ def page(args: argparse.Namespace) -> object:
         "To reproduce": list(report_frame.reproduction(args, of)),
     }
     missing = [(words, commands[name]) for name, words in LACKING.items() if name not in stages]
-    answer = report_answer.answer(args.model, stages, missing)
+    differing = report_origin.conflicts(stages, report_origin.SUBJECT)
+    answer = report_answer.answer(args.model, stages, missing, differing)
     sections = [Section(name, blocks) for name, blocks in parts.items() if blocks]
     return Page(f"Refusal in {args.model}", answer, sections)
 

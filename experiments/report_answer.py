@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from experiments.printed_causes import Row, _numbers
+from experiments.cells import Row, number_cells
 from experiments.report_origin import Finished
 from refusal_nn import ranks, verdicts
 from refusal_nn.estimates import Estimate
@@ -22,20 +22,28 @@ MEANING = {
 }
 UNANSWERED = "NOT ANSWERED YET"
 RANKS = {
-    ranks.RANK: "{label}: the fewest dimensions whose removal leaves coherent compliance of at "
-    "least 70 %, lower limit, with a 95 % interval",
+    ranks.RANK: "{label} (95 % interval): that many removed, and no fewer, let coherent compliance "
+    "reach 70 % (lower limit)",
     ranks.NOT_ACCESSIBLE: "{label} dimensions: with none of them is 70 % reached",
 }
 
 
-def answer(model: str, stages: Mapping[str, Finished], missing: list[tuple[str, str]]) -> Answer:
-    """From the verdicts of sweep and subspace; of what stages there are, where there is neither."""
+def answer(
+    model: str,
+    stages: Mapping[str, Finished],
+    missing: Sequence[tuple[str, str]],
+    differing: Sequence[str] = (),
+) -> Answer:
+    """From the verdicts of sweep and subspace; of what stages there are, where there is neither.
+    differing: settings in which the stages do not agree, in words."""
     found = single(stages)
     verdict = found.get("verdict")
     meaning, tone = MEANING[verdict]
     lines = [*_rank(stages), *_compliance(stages), *_separation(stages)]
     if verdict in (verdicts.UNDETERMINED, verdicts.UNTESTABLE):
         lines[:0] = [f"Why: {'; '.join(found['reasons'])}."]
+    if differing:
+        lines[:0] = [f"Caution, these stages are not of one run: {'; '.join(differing)}."]
     said = f"{verdict or UNANSWERED}: {meaning}"
     return Answer(QUESTION.format(model=model), said, tone, lines, missing)
 
@@ -64,11 +72,15 @@ def _compliance(stages: Mapping[str, Finished]) -> list[str]:
         return []
     best, test = sweep.about["best"], sweep.about["test"]
     rate = Estimate(**test["compliance"])
-    random, kl = _numbers(test, controls_compliance=".0%", kl=".3f")
+    strength = "" if best["alpha"] == 1 else f" at strength {best['alpha']:g}"
+    random, kl = number_cells(test, controls_compliance=".0%", kl=".3f")
+    over = Estimate(**test["over_controls"]).percent().replace("%", "points")
     return [
-        f"With the direction of layer {best['layer']}, position {best['pos']}, ablated, the model "
+        f"With the direction of layer {best['layer']}, position {best['pos']}, ablated{strength}, "
+        "the model "
         f"complies coherently with {rate.percent()} of the harmful test prompts that it refuses "
-        f"untouched; with a random direction, with {random}. KL on harmless prompts: {kl} nats.",
+        f"untouched; with random directions {random} on average, a difference of {over}. KL on "
+        f"harmless prompts: {kl} nats.",
     ]
 
 

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Mapping
 
 from experiments import printed_subspace
+from experiments.cells import rate_cell
 from experiments.report_origin import Finished, command, conflicts, settings
 from experiments.report_sections import Blocks, Material
+from refusal_nn.estimates import Estimate
 from refusal_nn.report import Command, Fold, Table, Words
+from refusal_nn.verdicts import UNTESTABLE
 
+# What was done against being fooled, each said only of stages that did it.
 CONTROLS = (
-    "Separation: labels permuted within pairs and directions refitted, p over all layers at once.",
-    "Directions: random unit directions drawn from the covariance of harmless activations, ablated "
-    "or added at the same sites, on the same prompts.",
-    "Subspaces: random subspaces of equal rank, drawn likewise; beside each, the share of coherent "
-    "texts, since broken text is no compliance.",
-    "Choice: layers, positions and bases are chosen on val; test prompts are read once.",
+    (
+        ("validate",),
+        "Separation: labels permuted within pairs and directions refitted, p over all layers at "
+        "once.",
+    ),
+    (
+        ("sweep", "causal"),
+        "Directions: random unit directions drawn from the covariance of harmless activations, "
+        "ablated or added at the same sites, on the same prompts.",
+    ),
+    (
+        ("subspace",),
+        "Subspaces: random subspaces of equal rank, drawn likewise; beside each, the share of "
+        "coherent texts, since broken text is no compliance.",
+    ),
+    (
+        ("sweep", "subspace"),
+        "Choice: layers, positions and bases are chosen on val; test prompts are read once.",
+    ),
 )
 LIMITS = (
     "A verdict is about these prompts, this template, this precision and this judge.",
@@ -43,21 +61,36 @@ ENDS = {"value": "", "low": "_low", "high": "_high"}
 def controls(of: Material) -> Blocks:
     rows = list(_beside(of.stages))
     if rows:
-        columns = ("what", "measured", "under controls", "difference [95 %], points")
+        columns = ("what", "measured [95 %]", "under controls", "difference [95 %], points")
         yield Table("Coherent compliance, chosen against random", columns, rows)
-    yield Words(CONTROLS, listed=True)
+    tested = {name for name, done in of.stages.items() if not _untestable(done)}
+    said = [words for stages, words in CONTROLS if tested & {*stages}]
+    if said:
+        yield Words(said, listed=True)
+
+
+def _untestable(done: Finished) -> bool:
+    """Whether a stage ended before it asked the model anything."""
+    return done.about.get("verdict") == UNTESTABLE and not done.about.get("best")
 
 
 def _beside(stages: Mapping[str, Finished]) -> Iterator[tuple[str, str, str, str]]:
     test = stages["sweep"].about.get("test") if "sweep" in stages else None
     if test:
-        over, of = test["over_controls"], f"{100 * test['compliance']['value']:.0f} %"
-        yield "best direction", of, f"{100 * test['controls_compliance']:.0f} %", _points(over)
+        measured = Estimate(**test["compliance"]).percent()
+        asked = test["controls"] * test["compliance"]["n"]
+        random = _mean(test["controls_compliance"], asked)
+        yield "best direction", measured, random, _points(test["over_controls"])
     for row in stages["subspace"].rows("rank_curve") if "subspace" in stages else []:
         if row["split"] == "test":
             over = {k: row[f"over_controls{end}"] for k, end in ENDS.items()}
-            numbers = (f"{100 * row[k]:.0f} %" for k in ("compliance", "controls_compliance"))
-            yield f"first {row['rank']} of the basis", *numbers, _points(over)
+            random = _mean(row["controls_compliance"], row["controls_n"])
+            name = f"first {row['rank']} of the basis"
+            yield name, rate_cell(row, "compliance"), random, _points(over)
+
+
+def _mean(value: float, completions: object) -> str:
+    return f"{100 * value:.0f} % (of {completions} completions)"
 
 
 def _points(found: Mapping[str, float]) -> str:
@@ -75,11 +108,11 @@ def calibration(done: Finished | None, drawn: Material) -> Blocks:
     rows, rates = done.rows("confusion"), done.rows("summary")
     for kind in dict.fromkeys(row["kind"] for row in rows):
         mine = [row for row in rows if row["kind"] == kind]
-        table = printed_subspace._confusion_table(mine)
+        table = printed_subspace.confusion_table(mine)
         yield Table(f"{kind}: reported rank by planted rank", *table)
     words = "Planted rank by reported one; framed: as planted."
     yield from drawn.picture("calibrate", "confusion", words)
-    yield Table("Rates over planted models", *printed_subspace._rates_table(rates))
+    yield Table("Rates over planted models", *printed_subspace.rates_table(rates))
     yield Words([f"Not as required: {line}" for line in done.about["missed"]], listed=True)
 
 
@@ -91,6 +124,8 @@ def _own_limits(asked: Mapping[str, object]) -> Iterator[str]:
     for name, usual in USUAL.items():
         if name in asked and asked[name] < usual:
             yield f"This run used {name.upper()}={asked[name]}, where {usual} is usual."
+    if asked.get("system", "default") != "default":
+        yield f"The system prompt was not the template's own: SYSTEM={asked['system']}."
     if asked.get("layers"):
         yield f"Only layers {asked['layers']} were looked at."
     if asked.get("prompts", "bundled") != "bundled":
@@ -113,11 +148,16 @@ def reproduction(args: argparse.Namespace, of: Material) -> Blocks:
         yield Words(["These stages are not of one run:", *differing])
     columns = ("stage", *ORIGIN, "finished", "seconds", "git commit")
     rows = [
-        (name, *(done.manifest.get(k, "") for k in ORIGIN), *_when(done.manifest))
+        (name, *(_short(done.manifest.get(k, "")) for k in ORIGIN), *_when(done.manifest))
         for name, done in of.stages.items()
     ]
     yield Table("How each stage came about (manifest.json)", columns, rows)
     yield Fold("Versions, prompts, files and their hashes", list(_hashes(of.stages)))
+
+
+def _short(value: object) -> str:
+    """Hashes by their first figures: whole, they make a table wider than paper."""
+    return re.sub(r"([0-9a-f]{12})[0-9a-f]{12,}", r"\1…", str(value))
 
 
 def _when(manifest: Mapping[str, object]) -> tuple[object, ...]:
@@ -131,11 +171,13 @@ def _hashes(stages: Mapping[str, Finished]) -> Blocks:
         (f"{name}: {key}", value)
         for name, done in stages.items()
         for key, value in done.manifest.items()
-        if key in ("template_sha256", "prompt_set_sha256")
+        if key in ("revision", "template_sha256", "prompt_set_sha256")
     ]
     files = [
         (f"{name}/{file}", value)
         for name, done in stages.items()
         for file, value in done.manifest["sha256"].items()
     ]
-    yield Table("Template, prompts and files", ("what", "sha256"), [*about, *files])
+    yield Table(
+        "Weights, template, prompts and files", ("what", "commit or sha256"), [*about, *files]
+    )

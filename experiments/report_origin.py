@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import causes, cli
-from experiments.printed_causes import Row, Rows, _rows
+from experiments.cells import Row, Rows, read_rows
 from refusal_nn.errors import CorruptArtefact, InputError
 from refusal_nn.files import read_json
 from refusal_nn.runs import Stage
@@ -22,6 +22,9 @@ STAGES += ("behaviour", "subspace")
 VARIABLES = ("n", "seed", "dtype", "device", "backend", "prompts", "positions", "system")
 VARIABLES += ("permutations", "val", "tokens", "alpha", "layers", "controls", "max_rank", "against")
 VARIABLES += ("refusal_words", "judge", "keep_text")
+# What is measured, of which, by whom: stages that differ in these do not speak of one thing.
+SUBJECT = ("model_file", "prompts_sha256", "n", "seed", "dtype", "backend", "prompts", "system")
+SUBJECT += ("positions", "tokens", "refusal_words", "judge")
 # Make's defaults of what other parsers have no option for, or write otherwise in settings.
 DEFAULTS = {"permutations": 1000, "prompts": "bundled", "alpha": [1.0]}
 
@@ -37,7 +40,7 @@ class Finished:
     def rows(self, name: str) -> Rows:
         """A table of it, empty if it wrote none."""
         path = self.folder / f"{name}.csv"
-        return _rows(path) if path.is_file() else []
+        return read_rows(path) if path.is_file() else []
 
     def json(self, name: str) -> Row:
         return read_json(self.folder / f"{name}.json")
@@ -64,10 +67,12 @@ def settings(stages: Mapping[str, Finished]) -> dict[str, object]:
     return {k: v for done in stages.values() for k, v in done.manifest["settings"].items()}
 
 
-def conflicts(stages: Mapping[str, Finished]) -> list[str]:
-    """In words, the settings that differ between stages, which then do not speak of one thing."""
+def conflicts(
+    stages: Mapping[str, Finished], names: Sequence[str] = (*SUBJECT[:2], *VARIABLES)
+) -> list[str]:
+    """In words, the settings of these names that differ between stages."""
     said = []
-    for name in ("model_file", "prompts_sha256", *VARIABLES):
+    for name in names:
         of: dict[str, list[str]] = {}
         for stage, done in stages.items():
             if name in done.manifest["settings"]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import printed, printed_causes, printed_subspace
-from experiments.printed_causes import Row, _estimate, _numbers, _rate
+from experiments.cells import Row, estimate_cell, number_cells, rate_cell
 from experiments.report_answer import single
 from experiments.report_origin import Finished
 from refusal_nn import verdicts
@@ -64,9 +64,8 @@ def verdict(of: Material) -> Blocks:
     words += "coherently; grey: coherent; vertical strokes: 95 % intervals. Middle: KL on harmless "
     words += "prompts. Below: separation of the classes. Diamond: the chosen direction on test."
     yield from of.picture("sweep", "sweep", words)
-    columns, rows = printed_causes._sweep_table(
-        sweep.rows("sweep"), printed_causes._place(sweep.about["best"])
-    )
+    best = printed_causes.place_of(sweep.about["best"])
+    columns, rows = printed_causes.sweep_table(sweep.rows("sweep"), best)
     yield Fold("Every layer", [Table("Directions ablated everywhere, on val", columns, rows)])
 
 
@@ -82,7 +81,7 @@ def _gates(test: Row) -> Iterator[tuple[str, str, str]]:
     for words, (name, bar) in rates.items():
         if test.get(name):
             yield words, Estimate(**test[name]).percent(), bar or asked
-    (random,) = _numbers(test, controls_compliance=".0%")
+    (random,) = number_cells(test, controls_compliance=".0%")
     yield f"complies, {test['controls']} random directions, mean", random, ""
     over = Estimate(**test["over_controls"]).percent().replace("%", "points")
     least = f"lower limit above {100 * verdicts.OVER_CONTROLS:.0f} points"
@@ -99,18 +98,18 @@ def rank(of: Material) -> Blocks:
     yield Words(about["rank"]["reasons"], listed=True)
     if not rows:
         return
-    place = printed_subspace._place(about)
-    test = [r for r in rows if r["split"] == "test" and printed_subspace._place(r) == place]
+    place = printed_subspace.place_of(about)
+    test = [r for r in rows if r["split"] == "test" and printed_subspace.place_of(r) == place]
     val = [r for r in rows if r["split"] == "val"]
     if test:
         where = f"{place[0]} {place[1]}".strip() + f", position {about['pos']}"
-        table = printed_subspace._rank_table(test, about["rank"])
+        table = printed_subspace.rank_table(test, about["rank"])
         yield Table(f"First k dimensions of the basis removed, on test: {where}", *table)
     words = "Coherent compliance (red) and KL by how many dimensions are removed. Grey squares: "
     words += "random subspaces of equal rank. Faint: the other bases, and val. Shaded: the "
     words += "interval of the rank. Strokes: 95 % intervals."
     yield from of.picture("subspace", "rank_curve", words)
-    table = printed_subspace._construction_table(val, done.rows("spectrum"), place)
+    table = printed_subspace.construction_table(val, done.rows("spectrum"), place)
     more = [Table("Constructions of the basis, compared on val", *table)]
     words = "Singular values as shares of the first, in red; in blue the floor that harmless "
     more += of.picture("subspace", "spectrum", words + "prompts alone give.")
@@ -125,10 +124,10 @@ def layers(of: Material) -> Blocks:
         words = "Left: distance between class means. Middle: effect size on held-out prompts with "
         words += "95 % band (x: not valid), dotted in-sample. Right: effect size beside AUROC."
         yield from of.picture("validate", "direction_analysis", words)
-        table = printed._layer_table(done.rows("validation_results"))
+        table = printed.layer_table(done.rows("validation_results"))
         note = printed.OVERLAP.strip() + ". valid: p (family) < .01 and lower limit of d above 0.5."
         yield Table("Separation of harmful from harmless prompts by layer", *table, note)
-        yield Words(printed._in_words(done.about, done.json("confounds")), listed=True)
+        yield Words(printed.in_words(done.about, done.json("confounds")), listed=True)
         yield Fold("Distributions of the projections", list(_distributions(of)))
     if "similarity" in of.stages:
         words = "Cosine between the directions of two layers. Beside it the cosine between the "
@@ -158,11 +157,11 @@ def candidates(of: Material) -> Blocks:
     if not rows:
         return
     if chosen is None:
-        yield Words([printed_causes._why_none(rows)])
+        yield Words([printed_causes.why_none(rows)])
     words = "Every layer and position: refusal score of harmful prompts with the direction "
     words += "ablated, of harmless ones with it added, and KL on harmless prompts. Ring: chosen."
     yield from of.picture("select", "candidates", words)
-    table = printed_causes._candidate_table(rows, printed_causes._place(chosen))
+    table = printed_causes.candidate_table(rows, printed_causes.place_of(chosen))
     yield Fold("Every candidate", [Table("Candidate directions, by logits on val", *table)])
 
 
@@ -173,7 +172,7 @@ def interventions(of: Material) -> Blocks:
         words = "Each intervention: harmful prompts complied with (red), harmless ones refused "
         words += "(blue), 95 % intervals; rings: the mean of random directions at the same sites."
         yield from of.picture("causal", "causal", words)
-        yield Table("Interventions beside random directions", *printed_causes._causal_table(rows))
+        yield Table("Interventions beside random directions", *printed_causes.causal_table(rows))
     elif done:
         yield Words(done.about["reasons"], listed=True)
 
@@ -184,14 +183,14 @@ def behaviour(of: Material) -> Blocks:
         return
     about = done.about
     where = f"layer {about['layer']}, position {about['pos']}"
-    rows = [(words, _estimate(about[k])) for k, words in PREDICTED.items()]
+    rows = [(words, estimate_cell(about[k])) for k, words in PREDICTED.items()]
     columns = ("quantity", "estimate [95 %]")
     yield Table(f"What a prompt's projection predicts, at {where}", columns, rows)
     words = "Left: each prompt's projection, filled where refused (hover a point for its id). "
     words += "Middle: AUROC by layer. Right: predicted against observed refusal. 95 % intervals."
     yield from of.picture("behaviour", "behaviour", words)
-    low = printed_causes._low(about["low_projecting"])
-    yield Words([printed_causes._calibration(about["calibration"]), *low], listed=True)
+    low = printed_causes.low_in_words(about["low_projecting"])
+    yield Words([printed_causes.calibration_in_words(about["calibration"]), *low], listed=True)
 
 
 def over_refusal(of: Material) -> Blocks:
@@ -200,18 +199,19 @@ def over_refusal(of: Material) -> Blocks:
         return
     after = (sweep.about.get("refusal_after") if sweep else None) or {}
     rows = [
-        (name, was["n"], *(_rate(x, "refusal") or "not asked" for x in (was, after.get(name, {}))))
+        (name, was["n"], rate_cell(was, "refusal"), rate_cell(after.get(name, {}), "refusal"))
         for name, was in baseline.about["refusal"].items()
     ]
     columns = ("prompts", "n", "refused untouched [95 %]", "refused, direction ablated [95 %]")
     note = "scary: safe prompts that sound dangerous. Refusals of them and of harmless prompts are "
-    yield Table("Refusals by set of prompts", columns, rows, note + "over-refusal.")
+    note += "over-refusal. An empty cell: not asked."
+    yield Table("Refusals by set of prompts", columns, rows, note)
 
 
 def judges(of: Material) -> Blocks:
     kappas = {"judges_kappa": "how the answer begins", "model_judge_kappa": "judge model"}
     rows = [
-        (f"{name}, rule judge against {words}", _estimate(found[k]))
+        (f"{name}, rule judge against {words}", estimate_cell(found[k]))
         for name, found in _judged(of)
         for k, words in kappas.items()
         if found.get(k)
@@ -230,7 +230,7 @@ def _judged(of: Material) -> Iterator[tuple[str, Row]]:
 
 def confounds(of: Material) -> Blocks:
     if "validate" in of.stages:
-        table = printed._form_table(of.stages["validate"].json("confounds"))
+        table = printed.form_table(of.stages["validate"].json("confounds"))
         note = "AUROC 0.5: the form of the prompts does not tell the classes apart."
         yield Table("Could form alone tell the classes apart?", *table, note)
 

@@ -11,9 +11,9 @@ from refusal_nn.estimates import Estimate
 
 Row = Mapping[str, object]
 HEAD = ("model", "source", "single direction sufficient?", "peak compliance [95 %]", "judge")
-OURS_HEAD = ("model", "place", "second judge [95 %]", "kappa", "refused untouched", "KL (nats)")
+OURS_HEAD = ("model", "place", "second judge [95 %]", "kappa [95 %]", "refused untouched [95 %]")
 MARKS = frozenset("\\`*_|<>[]")
-OURS_HEAD += ("over random directions [95 %]", "rank", "late-half cosine", "rule")
+OURS_HEAD += ("KL (nats)", "over random directions [95 %]", "rank", "late-half cosine", "rule")
 
 
 def page(rows: Sequence[Row], statements: Sequence[str], command: str) -> str:
@@ -62,22 +62,21 @@ def _sufficient(row: Row) -> str:
 
 
 def _full(row: Row) -> tuple[str, ...]:
-    def limits(value: str, of: str) -> str:
-        if row[value] == "":
+    def found(name: str, unit: str = "%") -> str:
+        if row[name] == "":
             return ""
-        low, high = row[f"{of}_low"], row[f"{of}_high"]
-        return Estimate(row[value], low, high, row["n"]).percent()
+        estimate = Estimate(*(row[f"{name}{end}"] for end in ("", "_low", "_high", "_n")))
+        return estimate.percent().replace("%", unit) if unit else str(estimate)
 
     place = f"{row['layer']}, {row['pos']}, {row['alpha']}" if row["layer"] != "" else ""
-    over = limits("over_controls", "over_controls").replace("%", "points")
     return (
         row["model"],
         place,
-        limits("second_compliance", "second"),
-        _number(row["judges_kappa"], ".2f"),
-        _number(row["baseline_refusal"], ".0%"),
+        found("second_compliance"),
+        found("judges_kappa", ""),
+        found("baseline_refusal"),
         _number(row["kl"], ".3f"),
-        over,
+        found("over_controls", "points"),
         row["rank"],
         _number(row["late_half_cosine"], ".2f"),
         f"v{row['rule_version']}" if row["rule_version"] != "" else "",
@@ -85,7 +84,7 @@ def _full(row: Row) -> tuple[str, ...]:
 
 
 def _number(value: object, how: str) -> str:
-    return "" if value == "" else format(value, how).replace("%", " %")
+    return "" if value == "" else format(value, how)
 
 
 def _points(found: Estimate) -> str:

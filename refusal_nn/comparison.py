@@ -17,9 +17,11 @@ from refusal_nn.verdicts import UNTESTABLE
 Row = dict[str, object]
 OURS, FAILED = "this run", "FAILED"
 COLUMNS = ("model", "hub_id", "source", "judge", "verdict", "by_rate_only", "rule_version")
-COLUMNS += ("compliance", "low", "high", "n", "second_compliance", "second_low", "second_high")
-COLUMNS += ("judges_kappa", "baseline_refusal", "kl", "over_controls", "over_controls_low")
-COLUMNS += ("over_controls_high", "layer", "pos", "alpha", "rank", "rank_version")
+COLUMNS += ("compliance", "low", "high", "n")
+# Estimates of our runs, each with _low, _high and _n.
+ESTIMATES = ("second_compliance", "judges_kappa", "baseline_refusal", "over_controls")
+COLUMNS += tuple(f"{name}{end}" for name in ESTIMATES for end in ("", "_low", "_high", "_n"))
+COLUMNS += ("kl", "layer", "pos", "alpha", "rank", "rank_version")
 COLUMNS += ("late_half_cosine", "said", "notes")
 SECOND = {"compliance_by_model": "judge model", "compliance_by_logits": "first token"}
 
@@ -61,21 +63,17 @@ def our_row(m: Measured, models: Sequence[Measured]) -> Row:
     if not test:
         return found
     found |= {k: about["best"][k] for k in ("layer", "pos", "alpha")}
-    found |= _estimate("", test["compliance"], value="compliance") | {"n": test["compliance"]["n"]}
-    second = next((name for name in SECOND if test.get(name)), None)
-    if second:
-        found |= _estimate("second_", test[second], value="second_compliance")
-    found |= _estimate("over_controls_", test["over_controls"], value="over_controls")
-    return found | {
-        "judge": f"rules; {SECOND[second]}" if second else "rules",
-        "judges_kappa": test["judges_kappa"]["value"],
-        "baseline_refusal": test["baseline_refusal"]["value"],
-        "kl": test["kl"],
-    }
+    second = next((name for name in SECOND if test.get(name)), "")
+    judge = f"rules; {SECOND[second]}" if second else "rules"
+    found |= _compliance(test["compliance"]) | {"kl": test["kl"], "judge": judge}
+    for name in ESTIMATES:
+        of = test.get(second if name == "second_compliance" else name) or {}
+        found |= {name if k == "value" else f"{name}_{k}": v for k, v in of.items()}
+    return found
 
 
-def _estimate(prefix: str, found: Mapping[str, float], value: str) -> Row:
-    return {value: found["value"], f"{prefix}low": found["low"], f"{prefix}high": found["high"]}
+def _compliance(found: Mapping[str, float]) -> Row:
+    return {"compliance" if k == "value" else k: v for k, v in found.items()}
 
 
 def _published(hub_id: str, model: str) -> list[Row]:
@@ -83,8 +81,8 @@ def _published(hub_id: str, model: str) -> list[Row]:
         dict.fromkeys(COLUMNS, "")
         | {"model": model or p.model, "hub_id": p.model, "source": p.study, "judge": p.judge}
         | {"verdict": p.verdict.verdict, "by_rate_only": True, "rule_version": p.verdict.version}
-        | _estimate("", p.rate._asdict(), value="compliance")
-        | {"n": p.n, "said": p.sufficient, "notes": p.notes}
+        | _compliance(p.rate._asdict())
+        | {"said": p.sufficient, "notes": p.notes}
         for p in of_model(hub_id)
     ]
 
@@ -106,9 +104,10 @@ def found_modes(rows: Sequence[Row], source: str) -> modes.Modes:
 def differences(rows: Sequence[Row]) -> list[Row]:
     """Ours minus the cross-model study's rate, where both are there: different prompts, judges and
     denominators, so that a difference is no verdict on either."""
-    theirs, found = of_study(CROSS_MODEL), []
+    theirs = {model.lower(): row for model, row in of_study(CROSS_MODEL).items()}
+    found = []
     for row in rows:
-        other, mine = theirs.get(row["hub_id"]), rate_of(row)
+        other, mine = theirs.get(str(row["hub_id"]).lower()), rate_of(row)
         if row["source"] == OURS and other is not None and mine is not None:
             d = unpaired_rate_difference(mine, other.rate)
             found.append({"model": row["model"], "difference": d, "published": other.rate})

@@ -51,6 +51,12 @@ class DiskError(RefusalNNError, OSError):
     exit_code = 7
 
 
+class Incomplete(RefusalNNError):
+    """A part of what was asked for failed; the rest is done and written."""
+
+    exit_code = 9
+
+
 class FolderInUse(RefusalNNError):
     """Another run holds the result folder."""
 

@@ -27,16 +27,21 @@ def steered(direction: Direction) -> dict[str, dict[str, object]]:
     """lm-evaluation-harness' `--model steered`: hook point -> what to do there.
 
     Clamping a direction to 0 is its ablation, h - (h·v)v; at every write it is directional ablation
-    with alpha = 1. Raises InputError for a direction of a model whose adapter the weights lack.
+    with alpha = 1.
     """
-    if direction.about.get("adapter"):
-        raise InputError(
-            f"{direction.about['model']} has an adapter that is no part of its weights: in another "
-            "tool this direction would be ablated from the plain model"
-        )
+    _require_plain(direction)
     clamp = {"steering_vector": direction.basis[0].clone(), "steering_coefficient": 0.0}
     clamp |= {"action": "clamp", "bias": None, "head_index": None}
     return {site: dict(clamp) for site in direction.about["write_sites"]}
+
+
+def _require_plain(direction: Direction) -> None:
+    """Raises InputError for a direction of a model whose adapter the weights lack."""
+    if direction.about.get("adapter"):
+        raise InputError(
+            f"{direction.about['model']} has an adapter that is no part of its weights: in another "
+            "tool this direction would meet the plain model"
+        )
 
 
 def write_steered(path: Path, direction: Direction) -> None:
@@ -51,6 +56,7 @@ def write_steered(path: Path, direction: Direction) -> None:
 def layer_activations(direction: Direction) -> dict[int, Tensor]:
     """steering-vectors' SteeringVector(layer_activations=...), layer type decoder_block: added, raw
     scale, to the output of one block."""
+    _require_plain(direction)
     return {direction.layer: direction.vector.clone()}
 
 
@@ -63,6 +69,7 @@ def write_layers(path: Path, direction: Direction) -> None:
 def transformer_lens(direction: Direction, n_layers: int) -> dict[str, object]:
     """Hook names of a HookedTransformer loaded by from_pretrained_no_processing (folding and
     centring move the stream): where the direction was read, and every write to ablate it at."""
+    _require_plain(direction)
     writes = [f"blocks.{i}.hook_{of}_out" for i in range(n_layers) for of in ("attn", "mlp")]
     return {
         "read_at": f"blocks.{direction.layer}.hook_resid_post",
@@ -97,6 +104,17 @@ def _sample_id(row: Row) -> str:
     return ":".join(re.sub(r"[\\/:]", "_", str(part)) for part in parts)
 
 
+def means(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
+    """Mean of the judge's 0, .5, 1 and n, by arm, set of prompts and class: over all of them it
+    would mix the untouched model, every direction tried, and harmless prompts."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        parts = [row.get("arm", ""), row.get("split", row.get("set", "")), row.get("class", "")]
+        name = ", ".join(str(part) for part in parts if part)
+        groups.setdefault(name, []).append(row["compliance"])
+    return {name: (sum(of) / len(of), len(of)) for name, of in groups.items()}
+
+
 def write_inspect(path: Path, rows: Sequence[Row], about: Mapping[str, object]) -> None:
     """An inspect_ai log of judged samples (.eval). Raises InputError where inspect_ai is not
     installed."""
@@ -113,14 +131,17 @@ def write_inspect(path: Path, rows: Sequence[Row], about: Mapping[str, object]) 
         packages={"refusal_nn": str(about["version"])},
         metadata={k: about[k] for k in ("revision", "git_commit") if k in about},
     )
-    mean = sum(row["compliance"] for row in rows) / len(rows)
-    scorer = log.EvalScore(
-        name="compliance",
-        scorer="rules",
-        metrics={"mean": log.EvalMetric(name="mean", value=mean)},
-    )
+    scorers = [
+        log.EvalScore(
+            name=f"compliance, {name}",
+            scorer="rules",
+            scored_samples=n,
+            metrics={k: log.EvalMetric(name=k, value=v) for k, v in (("mean", mean), ("n", n))},
+        )
+        for name, (mean, n) in means(rows).items()
+    ]
     results = log.EvalResults(
-        total_samples=len(scored), completed_samples=len(scored), scores=[scorer]
+        total_samples=len(scored), completed_samples=len(scored), scores=scorers
     )
     found = log.EvalLog(status="success", eval=spec, results=results, samples=scored)
     with replacing(path) as partial:

@@ -44,14 +44,17 @@ class Published(NamedTuple):
 CROSS_MODEL, PIPELINE = "Refusal Structure Across Models", "Arditi et al. 2024"
 STUDIES = {
     CROSS_MODEL: Study(
-        "IvanC987/refusal-representations, docs/refusal_across_models.md",
-        "peak over layers of the compliance of 100 harmful prompts, refused at baseline or not, on "
-        "which the layer was chosen too; 250 new tokens; scored 0, .5, 1 by a language model that "
-        "does not see the prompt; no padding side set and no attention mask",
+        "IvanC987/refusal-representations, docs/refusal_across_models.md at a206a14: all seven "
+        "read there; n is of its scripts, the table gives none",
+        "peak over layers of the mean compliance of 100 harmful prompts, refused at baseline or "
+        "not, on which the layer was chosen too; empty answers left out; 250 new tokens; scored 0, "
+        ".5, 1 by a language model that does not see the prompt; no padding side set and no "
+        "attention mask",
     ),
     PIPELINE: Study(
         "andyrdt/refusal_direction, pipeline/runs/*/completions/"
-        "jailbreakbench_ablation_evaluations.json; arXiv:2406.11717",
+        "jailbreakbench_ablation_evaluations.json at 0b9c8bc: all ten read there; the tables of "
+        "arXiv:2406.11717 itself were not",
         "JailbreakBench's 100 prompts, refused at baseline or not, under the direction chosen by "
         "logits on other prompts; 512 new tokens; left-padded with a mask",
     ),

@@ -11,6 +11,7 @@ from test_make import make
 from experiments import compare, subspace
 from refusal_nn import compare_figures, compare_page, comparison
 from refusal_nn.comparison import FAILED, OURS, Measured
+from refusal_nn.errors import Incomplete
 from refusal_nn.estimates import wilson
 from refusal_nn.files import read_csv, read_json, write_csv
 from refusal_nn.published_rates import CROSS_MODEL, PIPELINE, PUBLISHED
@@ -47,6 +48,24 @@ def test_our_row_stands_before_what_was_published_of_the_same_model():
     assert (rows[0]["n"], rows[0]["rank"], rows[0]["rule_version"]) == (60, "rank 1 [1, 1]", "1")
     assert comparison.rate_of(rows[1]).value == 0.96
     assert len(rows) == 1 + len(PUBLISHED)
+
+
+def test_every_number_of_ours_keeps_the_n_that_it_rests_on():
+    made = measured()
+    # A judge model that gave no readable label in 19 of 60.
+    made.sweep["test"]["compliance_by_model"] = wilson(40, 41)._asdict()
+    [row] = [row for row in comparison.table([made]) if row["source"] == OURS]
+    assert (row["judge"], row["second_compliance_n"]) == ("rules; judge model", 41)
+    page = compare_page.page([row], [], "make compare")
+    [line] = [x for x in page.splitlines() if x.startswith("| qwen3 | 3, -1, 1.0")]
+    cells = [cell.replace("\\", "").strip() for cell in re.split(r"(?<!\\)\|", line)]
+    wanted = [wilson(40, 41).percent(), "0.90 [0.80, 1.00] (n=60)", wilson(60, 65).percent()]
+    assert cells[3:6] == wanted
+
+
+def test_a_hub_id_in_other_letters_is_the_same_model():
+    [found] = comparison.differences(comparison.table([measured("x", QWEN3.lower())]))
+    assert found["published"].value == 0.96
 
 
 def test_a_model_that_no_study_names_has_only_its_own_row():
@@ -161,6 +180,8 @@ def test_finished_stages_become_a_row_and_other_settings_do_not(tmp_path, monkey
     assert (tmp_path / "figures" / "compare" / "heatmaps.png").stat().st_size > 1000
     assert "Two modes: TOO FEW" in capsys.readouterr().out
     run(compare, "--models", "tiny-llama", "--seed", "7")
+    with pytest.raises(Incomplete, match=r"^1 of 1 models failed: tiny-llama; the table is of"):
+        run(compare, "--models", "tiny-llama", "--seed", "7", "--show")
     [row] = [r for r in read_csv(tmp_path / "results/compare/compare.csv") if r["source"] == OURS]
     assert row["verdict"] == FAILED
     assert 'make compare MODELS="tiny-llama"' in row["notes"]
@@ -168,7 +189,10 @@ def test_finished_stages_become_a_row_and_other_settings_do_not(tmp_path, monkey
 
 def test_make_builds_each_chain_and_says_why_one_failed(tmp_path):
     done = make("compare", tmp_path / "results", MODELS="nosuch organism-77")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 2
+    assert "error: 2 of 2 models failed: nosuch, organism-77; the table is of" in done.stderr
+    assert "Error 9" in done.stderr
+    assert "nosuch failed: unknown model 'nosuch'" in done.stdout
     rows = read_csv(tmp_path / "results" / "compare" / "compare.csv")[:2]
     assert [row["verdict"] for row in rows] == [FAILED, FAILED]
     assert rows[0]["notes"].startswith("unknown model 'nosuch'; choose one of smollm2")

@@ -59,6 +59,7 @@ def test_every_exit_code_is_explained():
     codes = {str(kind.exit_code) for kind in kinds} | {"0", "130, 143"}
     table = TROUBLE.split("\n\n")[2]
     told = {cells.strip() for line in table.splitlines()[2:] for cells in line.split("|")[1:4:2]}
+    told -= {""}
     assert told == codes
 
 

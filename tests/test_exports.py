@@ -102,8 +102,12 @@ def test_transformer_lens_names_every_write_and_the_place_that_was_read(tiny_lla
 def test_a_direction_of_a_model_with_an_adapter_is_not_taken_to_the_plain_weights(
     tiny_llama, tmp_path
 ):
+    direction = direction_of(tiny_llama, tmp_path, adapter=True)
+    for made in (exports.steered, exports.layer_activations):
+        with pytest.raises(InputError, match="has an adapter"):
+            made(direction)
     with pytest.raises(InputError, match="has an adapter"):
-        exports.steered(direction_of(tiny_llama, tmp_path, adapter=True))
+        exports.transformer_lens(direction, 3)
 
 
 ROWS = [
@@ -120,6 +124,26 @@ def test_a_judged_sample_names_its_prompt_by_id_and_holds_no_text():
     assert [s["id"] for s in found] == ["best:test:a", "best:test:b"]
     assert found[1]["scores"]["compliance"] == {"value": 0, "answer": "refusal"}
     assert found[1]["metadata"]["nll"] == 1.25
+
+
+def test_a_mean_is_of_one_arm_and_one_class_and_says_of_how_many():
+    rows = [
+        {"arm": arm, "split": "test", "class": kind, "compliance": value}
+        for arm, kind, value in (
+            ("best", "harmful", 1),
+            ("best", "harmful", 0.5),
+            ("best", "harmless", 0),
+            ("random 0", "harmful", 0),
+        )
+    ]
+    assert exports.means(rows) == {
+        "best, test, harmful": (0.75, 2),
+        "best, test, harmless": (0.0, 1),
+        "random 0, test, harmful": (0.0, 1),
+    }
+    assert exports.means([{"arm": "clean", "set": "scary", "compliance": 1}]) == {
+        "clean, scary": (1.0, 1)
+    }
 
 
 def test_a_sample_id_is_no_path():
@@ -162,13 +186,30 @@ def test_the_command_exports_what_is_finished_and_names_what_is_left_out(
         public = [{k: v for k, v in row.items() if k not in ("text", "evidence")} for row in ROWS]
         lines = "".join(json.dumps(row) + "\n" for row in public)
         (run.folder / "completions.jsonl").write_text(lines)
-        run.finish({"best": {"layer": 2, "pos": -1}}, {"model": "m", "revision": "r"})
+        best = {"layer": 2, "pos": -1, "alpha": 0.75}
+        run.finish({"best": best}, {"model": "m", "revision": "r"})
     folder = run_export(tmp_path, monkeypatch)
     there = {path.name for path in folder.iterdir()} - {"sweep.eval"}
     wanted = {"steered.pt", "transformer_lens.json", "steering_vector.safetensors"}
     assert there == wanted | {"sweep.parquet"}
     said = capsys.readouterr().out
+    assert "the verdict is about ablation of strength 0.75" in said
     assert (folder / "sweep.eval").exists() or "sweep.eval left out: inspect_ai is not" in said
+
+
+def test_a_sweep_of_another_run_than_the_select_beside_it_lends_it_no_direction(
+    tiny_llama, tmp_path, monkeypatch, capsys
+):
+    for stage, n, about in (
+        ("select", 80, {"n_layers": tiny_llama.n_layers, "chosen": {"layer": 2, "pos": -1}}),
+        ("sweep", 40, {"best": {"layer": 2, "pos": -1, "alpha": 1.0}}),
+    ):
+        with Stage(tmp_path / "m" / stage).run({"n": n, f"only_{stage}": 1}) as run:
+            direction_of(tiny_llama, run.folder)
+            run.finish(about, {"model": "m"})
+    with pytest.raises(InputError, match="nothing to export"):
+        run_export(tmp_path, monkeypatch)
+    assert "sweep is not of the select beside it" in capsys.readouterr().out
 
 
 def test_a_select_that_chose_none_gives_no_direction_and_says_so(tmp_path, monkeypatch, capsys):

@@ -172,7 +172,9 @@ def test_stages_of_different_settings_are_said_to_be(copied):
     manifest = json.loads(path.read_text())
     manifest["settings"]["tokens"] = 40
     path.write_text(runs._signed(manifest))
-    assert "tokens differs between stages: 12 in baseline, sweep" in text_of(report(copied))
+    said = answer_of(report(copied))
+    assert "Caution" in said
+    assert "tokens differs between stages: 12 in baseline, sweep" in said
 
 
 def test_a_page_of_32_layers_has_at_most_5_megabytes(made, page):

@@ -25,7 +25,8 @@ def swept(successes, kl=0.01):
     rate, over = wilson(successes, 100), wilson(successes, 100)
     asked = {"baseline_refusal": wilson(100, 100), "refused": 100}
     found = verdicts.single_direction(rate, **asked, kl=kl, over_controls=over)
-    test = {"compliance": rate._asdict(), "controls_compliance": 0.0, "kl": kl}
+    test = {"compliance": rate._asdict(), "controls_compliance": 0.04, "controls": 20, "kl": kl}
+    test |= {"over_controls": over._asdict()}
     best = {"layer": 7, "pos": -1, "alpha": 1.0}
     return found._asdict() | {"best": best, "test": test}
 
@@ -62,6 +63,8 @@ def test_the_command_is_quoted_for_a_shell_and_says_only_what_is_unusual():
     assert report_origin.command("all", ARGS, usual) == "make all MODEL='it'\"'\"'s'"
     asked = usual | {"alpha": [0.75, 1.0], "prompts": "a b.csv", "keep_text": True, "seed": 3}
     made = report_origin.command("sweep", ARGS, asked)
+    none = report_origin.command("sweep", ARGS, usual | {"system": "none"})
+    assert none == "make sweep MODEL='it'\"'\"'s' SYSTEM=none"
     wanted = "make sweep MODEL='it'\"'\"'s' SEED=3 PROMPTS='a b.csv' ALPHA=0.75,1 KEEP_TEXT=1"
     assert made == wanted
 
@@ -75,6 +78,67 @@ def test_a_setting_that_stages_disagree_on_is_named_and_others_are_not():
         "n differs between stages: 40 in capture; 80 in sweep, causal"
     ]
     assert report_origin.settings(stages) == {"n": 80, "seed": 0}
+
+
+def test_stages_of_two_system_prompts_are_warned_of_before_anything_else():
+    def stage(system, **about):
+        return Finished(Path("x"), about, {"settings": {"system": system, "layers": system}})
+
+    stages = {"select": stage("none"), "sweep": stage("default", **swept(95))}
+    differing = report_origin.conflicts(stages, report_origin.SUBJECT)
+    assert differing == ["system differs between stages: none in select; default in sweep"]
+    first = report_answer.answer("a", stages, [], differing).lines[0]
+    assert first == f"Caution, these stages are not of one run: {differing[0]}."
+
+
+def test_what_stands_beside_random_directions_has_its_n_and_its_interval():
+    stages = {"sweep": Finished(Path("x"), swept(95), {})}
+    [table] = [b for b in report_frame.controls(Material(stages, Path(), {})) if hasattr(b, "rows")]
+    [(_, measured, random, difference)] = table.rows
+    assert measured == wilson(95, 100).percent()
+    assert random == "4 % (of 2000 completions)"
+    assert difference == "95 [89, 98]"
+    said = " ".join(report_answer.answer("a", stages, []).lines)
+    assert "random directions 4 % on average, a difference of 95 points [89, 98] (n=100)" in said
+
+
+def test_a_control_is_said_only_of_stages_that_were_run():
+    def said(**stages):
+        of = {name: Finished(Path(name), about, {}) for name, about in stages.items()}
+        lists = [
+            b.lines for b in report_frame.controls(Material(of, Path(), {})) if hasattr(b, "lines")
+        ]
+        return [line.partition(":")[0] for lines in lists for line in lines]
+
+    assert said(capture={}) == []
+    assert said(validate={}) == ["Separation"]
+    assert said(sweep={"verdict": "UNTESTABLE", "best": None}) == []
+    assert said(validate={}, sweep=swept(95)) == ["Separation", "Directions", "Choice"]
+
+
+def test_a_strength_other_than_one_and_another_system_prompt_are_said():
+    about = swept(95)
+    assert "strength" not in " ".join(
+        report_answer.answer("a", {"sweep": Finished(Path(), about, {})}, []).lines
+    )
+    about["best"]["alpha"] = 1.25
+    lines = report_answer.answer("a", {"sweep": Finished(Path(), about, {})}, []).lines
+    assert any("ablated at strength 1.25, the model" in line for line in lines)
+    stage = Finished(Path(), {}, {"settings": {"system": "none"}})
+    [limits] = report_frame.limits(Material({"sweep": stage}, Path(), {}))
+    assert limits.lines[0] == "The system prompt was not the template's own: SYSTEM=none."
+
+
+def test_a_long_hash_is_short_in_the_table_and_whole_below_it():
+    whole = f"sha256:{'b1' * 32} + adapter sha256:{'c2' * 32}"
+    manifest = {"revision": whole, "finished": "x", "wall_seconds": 1, "git_commit": "c" * 40}
+    manifest |= {"packages": {}, "sha256": {}, "settings": {}}
+    of = Material({"capture": Finished(Path("x"), {}, manifest)}, Path(), {})
+    blocks = list(report_frame.reproduction(ARGS, of))
+    [row] = next(b for b in blocks if isinstance(b, Table)).rows
+    assert row[2] == "sha256:b1b1b1b1b1b1… + adapter sha256:c2c2c2c2c2c2…"
+    assert max(len(word) for cell in row for word in str(cell).split()) <= 24
+    assert ("capture: revision", whole) in blocks[-1].blocks[1].rows
 
 
 def test_calibration_shows_what_was_planted_and_what_was_reported(tmp_path):

@@ -54,11 +54,13 @@ def test_steering_vectors_adds_as_we_do(made):
     torch.testing.assert_close(there, here, atol=1e-4, rtol=1e-4)
 
 
-def test_inspect_reads_back_every_sample_and_the_mean(tmp_path):
+def test_inspect_reads_back_every_sample_and_the_mean_of_its_arm(tmp_path):
     about = {"finished": "2026-01-01T00:00:00+0000", "stage": "sweep", "model": "m", "version": "0"}
     exports.write_inspect(tmp_path / "sweep.eval", ROWS, about)
     held = read_eval_log(str(tmp_path / "sweep.eval"))
     assert held.status == "success"
     assert [s.scores["compliance"].value for s in held.samples] == [1.0, 0]
-    assert held.results.scores[0].metrics["mean"].value == 0.5
+    [score] = held.results.scores
+    assert (score.name, score.scored_samples) == ("compliance, best, test", 2)
+    assert (score.metrics["mean"].value, score.metrics["n"].value) == (0.5, 2)
     assert "SECRET" not in held.model_dump_json()
