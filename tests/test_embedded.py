@@ -44,7 +44,14 @@ def test_capture_equals_plain_single_passes(smollm2, texts):
         assert error.max() < 1e-4
 
 
-def test_directions_do_not_depend_on_batching_or_the_shared_prefix(smollm2, pairs):
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_directions_do_not_depend_on_batching_the_shared_prefix_or_threads(smollm2, pairs, threads):
     harmful, harmless = (half[:8] for half in pairs)
 
     def directions(**options):
@@ -53,6 +60,9 @@ def test_directions_do_not_depend_on_batching_or_the_shared_prefix(smollm2, pair
 
     shared, plain = directions(), directions(share_prefix=False, token_budget=1)
     assert (shared * plain).sum(-1).min() > 0.9999
+    for count in (2, 4):
+        threads(count)
+        assert (shared * directions()).sum(-1).min() > 0.9999
 
 
 def test_it_tells_the_classes_apart_in_the_middle_but_not_at_layer_0(smollm2, pairs):
