@@ -12,6 +12,7 @@ matrix product.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +32,33 @@ class Design:
     folds: np.ndarray
     weights: np.ndarray
 
-    def subset(self, draws: slice) -> Design:
-        return Design(self.labels[draws], self.folds[draws], self.weights[draws])
+    @functools.cached_property
+    def fits(self) -> list[Fit]:
+        """Of each fold; every layer's are the same."""
+        return [self._without(fold) for fold in range(self.folds.max() + 1)]
+
+    def _without(self, fold: int) -> Fit:
+        train = self.weights * (self.folds != fold)
+        classes = train * self.labels, train * ~self.labels
+        totals = [w.sum(1, keepdims=True) for w in classes]
+        harmful, harmless = (
+            np.divide(w, n, out=np.zeros_like(w), where=n > 0)
+            for w, n in zip(classes, totals, strict=True)
+        )
+        usable = (totals[0] > 0) & (totals[1] > 0)
+        middle = (harmful + harmless) / 2
+        return Fit(harmful - harmless, middle, usable[:, 0], self.folds == fold)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Directions fitted on all folds but one, as weights of the prompts: difference in means and
+    midpoint (draw, prompt); usable (draw,): both classes were there; held_out (draw, prompt)."""
+
+    difference: np.ndarray
+    middle: np.ndarray
+    usable: np.ndarray
+    held_out: np.ndarray
 
 
 def observed(
@@ -119,29 +145,23 @@ def gram(states: np.ndarray) -> np.ndarray:
     return centred @ centred.T
 
 
-def held_out_scores(g: np.ndarray, design: Design, n_folds: int) -> np.ndarray:
+def held_out_scores(g: np.ndarray, design: Design) -> np.ndarray:
     """Projection of every prompt on the unit difference in means of the other folds, minus that
     fit's midpoint: (draw, prompt).
 
     g: (prompt, prompt) Gram matrix. Where the other folds have no difference in means, or lack a
     class, the score is 0.
     """
-    scores = np.zeros(design.labels.shape)
-    for fold in range(n_folds):
-        train = design.weights * (design.folds != fold)
-        harmful, harmless = train * design.labels, train * ~design.labels
-        totals = harmful.sum(1, keepdims=True), harmless.sum(1, keepdims=True)
-        harmful, harmless = (
-            np.divide(w, n, out=np.zeros_like(w), where=n > 0)
-            for w, n in zip((harmful, harmless), totals, strict=True)
-        )
-        difference = harmful - harmless
-        along = difference @ g
-        norm = np.sqrt(np.maximum((difference * along).sum(1, keepdims=True), 0))
-        midpoint = ((harmful + harmless) / 2 * along).sum(1, keepdims=True)
-        usable = (norm > 1e-12 * np.sqrt(np.trace(g))) & (totals[0] > 0) & (totals[1] > 0)
-        fold_scores = np.divide(along - midpoint, norm, out=np.zeros_like(along), where=usable)
-        scores = np.where(design.folds == fold, fold_scores, scores)
+    scores, least = np.zeros(design.labels.shape), 1e-12 * np.sqrt(np.trace(g))
+    for fit in design.fits:
+        along = fit.difference @ g
+        norm = np.sqrt(np.maximum(np.einsum("dp,dp->d", fit.difference, along), 0))
+        midpoint = np.einsum("dp,dp->d", fit.middle, along)
+        usable = fit.usable & (norm > least)
+        scale = np.divide(1, norm, out=np.zeros_like(norm), where=usable)
+        along -= midpoint[:, None]
+        along *= scale[:, None]
+        np.copyto(scores, along, where=fit.held_out)
     return scores
 
 

@@ -79,8 +79,8 @@ def validate_layers(
     rows, t, null_t = [], np.empty(len(x)), np.empty((len(x), permutations))
     for layer, states in enumerate(x):
         g = crossfit.gram(states)
-        t[layer] = crossfit.welch_t(crossfit.held_out_scores(g, base, folds), base)[0]
-        null_t[layer] = crossfit.welch_t(crossfit.held_out_scores(g, null, folds), null)
+        t[layer] = crossfit.welch_t(crossfit.held_out_scores(g, base), base)[0]
+        null_t[layer] = crossfit.welch_t(crossfit.held_out_scores(g, null), null)
         rows.append(
             _in_sample(layer, states[labels], states[~labels])
             | _cross_fitted(g, base, left_out, clusters, folds)
@@ -104,9 +104,7 @@ def crossfit_projections(
     prompt), harmful first."""
     x, labels, clusters, folds = _checked(harmful, harmless, clusters, folds)
     base = crossfit.observed(labels, clusters, folds, np.random.default_rng(seed))
-    return np.stack(
-        [crossfit.held_out_scores(crossfit.gram(states), base, folds)[0] for states in x]
-    )
+    return np.stack([crossfit.held_out_scores(crossfit.gram(states), base)[0] for states in x])
 
 
 def _checked(
@@ -177,8 +175,8 @@ def _cross_fitted(
     clusters: np.ndarray,
     folds: int,
 ) -> dict[str, object]:
-    scores = crossfit.held_out_scores(g, base, folds)
-    refitted = crossfit.held_out_scores(g, left_out, folds)
+    scores = crossfit.held_out_scores(g, base)
+    refitted = crossfit.held_out_scores(g, left_out)
     d, area = (
         float(crossfit.effect_size(scores, base)[0]),
         float(crossfit.pairwise_auroc(scores, base)[0]),

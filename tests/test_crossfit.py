@@ -48,7 +48,7 @@ def designs(labels, clusters):
 def test_scores_from_gram_matrices_equal_those_of_explicit_directions(data, which):
     states, labels, clusters = data
     design = designs(labels, clusters)[which]
-    fast = crossfit.held_out_scores(crossfit.gram(states), design, FOLDS)
+    fast = crossfit.held_out_scores(crossfit.gram(states), design)
     for draw in range(len(fast)):
         slow = scores_of_explicit_directions(
             states, design.labels[draw], design.folds[draw], design.weights[draw]
@@ -60,7 +60,7 @@ def test_scores_do_not_change_under_a_shift_of_all_states(data):
     states, labels, clusters = data
     base = designs(labels, clusters)[0]
     near, far = (
-        crossfit.held_out_scores(crossfit.gram(states + shift), base, FOLDS) for shift in (0, 1e4)
+        crossfit.held_out_scores(crossfit.gram(states + shift), base) for shift in (0, 1e4)
     )
     np.testing.assert_allclose(near, far, rtol=1e-6)
 
@@ -122,7 +122,7 @@ def test_effect_size_and_auroc_equal_their_definitions(data):
     states, labels, clusters = data
     base, permuted, left_out = designs(labels, clusters)
     for design in (base, permuted, left_out):
-        scores = crossfit.held_out_scores(crossfit.gram(states), design, FOLDS)
+        scores = crossfit.held_out_scores(crossfit.gram(states), design)
         d, area = crossfit.effect_size(scores, design), crossfit.pairwise_auroc(scores, design)
         for draw, values in enumerate(scores):
             present = design.weights[draw] > 0
@@ -136,7 +136,7 @@ def test_effect_size_and_auroc_equal_their_definitions(data):
 def test_no_direction_gives_scores_of_zero_not_a_division():
     labels = np.arange(8) < 4
     base = crossfit.observed(labels, np.arange(8), 2, np.random.default_rng(0))
-    scores = crossfit.held_out_scores(np.zeros((8, 8)), base, 2)
+    scores = crossfit.held_out_scores(np.zeros((8, 8)), base)
     assert not scores.any()
     assert crossfit.effect_size(scores, base) == 0
     assert crossfit.pairwise_auroc(scores, base) == 0.5
