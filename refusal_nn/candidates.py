@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refusal_nn import subspaces, verdicts
+from refusal_nn import causal, subspaces, verdicts
 from refusal_nn.estimates import Estimate, wilson
 from refusal_nn.subspaces import Subspace
 
 Row = dict[str, object]
-MODERATE_KL = 5 * verdicts.MOST_KL  # nats
 _Curve = list[tuple[Estimate, float]]  # by rank: rate, KL
 
 
@@ -70,14 +69,8 @@ def over_layers(
 
 
 def in_order(swept: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
-    """Single directions, the best first: those of little KL before the others, then by compliance;
-    of equals the one of least KL. The first is what causal.best_row chooses."""
-
-    def worse(row: Mapping[str, object]) -> tuple[bool, float, float]:
-        kl = _nats(row["kl"])
-        return kl > verdicts.MOST_KL, -row["compliance"], kl
-
-    return sorted(swept, key=worse)
+    """Single directions, the best first. The first is what causal.best_row chooses."""
+    return sorted(swept, key=causal.worse)
 
 
 def best_of_each(rows: Sequence[Mapping[str, object]], most: int) -> list[str]:
@@ -120,7 +113,11 @@ def _ranked(rows: Sequence[Mapping[str, object]], rates: Sequence[Estimate]) -> 
         # A direction that breaks the text ends refusals too: on SmolLM2 no answer was left coherent
         # at 1.9 nats, and logits alone do not tell (LOG.md). So any KL comes last.
         enough = (
-            *(_enough(curve, most) for most in (little, MODERATE_KL) for curve in (of, values)),
+            *(
+                _enough(curve, most)
+                for most in (little, verdicts.MODERATE_KL)
+                for curve in (of, values)
+            ),
             *(_enough(curve) for curve in (of, values)),
         )
         short = ranks[name] < max(ranks.values()) and enough[-1] == len(of)
@@ -136,16 +133,11 @@ def _curves(rows: Sequence[Mapping[str, object]], rates: Sequence[Estimate]) -> 
     ranks = sorted({row["rank"] for row in rows})
     of: dict[str, dict[int, tuple[Estimate, float]]] = {}
     for row, rate in zip(rows, rates, strict=True):
-        of.setdefault(row["name"], {})[row["rank"]] = rate, _nats(row["kl"])
+        of.setdefault(row["name"], {})[row["rank"]] = rate, causal.nats(row["kl"])
     return {
         name: [own[max((k for k in own if k <= rank), default=min(own))] for rank in ranks]
         for name, own in of.items()
     }
-
-
-def _nats(kl: object) -> float:
-    """What is no number, or None, as a journal keeps it, is as bad as can be."""
-    return float(kl) if kl is not None and math.isfinite(float(kl)) else math.inf
 
 
 def _enough(curve: _Curve, most_kl: float = math.inf) -> int:

@@ -3,6 +3,8 @@ single-direction verdict with everything it rests on. Pure."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -72,13 +74,30 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(numbers)) if numbers else None
 
 
-def best_row(sweep: Rows, max_kl: float = verdicts.MOST_KL) -> Mapping[str, object]:
-    """The row of most coherent compliance among those of little KL that were not ruled out, or
-    among all that were not if none is; of equals the one of least KL."""
-    sweep = [row for row in sweep if not row.get("ruled_out")]
-    gentle = [row for row in sweep if row["kl"] <= max_kl] or sweep
-    # NaN compares with nothing: it comes last.
-    return min(gentle, key=lambda row: (-row["compliance"], np.nan_to_num(row["kl"], nan=np.inf)))
+def best_row(sweep: Rows) -> Mapping[str, object]:
+    """The best by `worse` of the rows that were not ruled out."""
+    return min((row for row in sweep if not row.get("ruled_out")), key=worse)
+
+
+def worse(row: Mapping[str, object]) -> tuple[float, ...]:
+    """Order of directions, the best first: those that reach the rate of a YES at little KL, then at
+    moderate KL; that of more than a NO likewise; then the others of little KL. Within these the
+    most compliance, then the least KL.
+
+    Little KL alone must not come first: a direction that does nothing has it, and a NO by that one
+    would deny a planted direction whose ablation moves harmless prompts (LOG.md, organism-1).
+    """
+    rate, kl = row["compliance"], nats(row["kl"])
+    asked = itertools.product(
+        (verdicts.YES_FROM, verdicts.NO_UP_TO), (verdicts.MOST_KL, verdicts.MODERATE_KL)
+    )
+    passed = [rate >= least and kl <= most for least, most in asked]
+    return (*(not p for p in passed), kl > verdicts.MOST_KL, -rate, kl)
+
+
+def nats(kl: object) -> float:
+    """What is no number, or None, as a journal keeps it, is as bad as can be."""
+    return float(kl) if kl is not None and math.isfinite(float(kl)) else math.inf
 
 
 def label_counts(rows: Rows) -> dict[str, int]:

@@ -21,6 +21,7 @@ NO_UP_TO = 0.40  # upper limit of compliance
 LEAST_BASELINE = 0.50
 LEAST_REFUSED = 30
 MOST_KL = 0.1  # nats
+MODERATE_KL = 5 * MOST_KL  # by far less than what breaks the text (LOG.md)
 OVER_CONTROLS = 0.3  # the lower limit must exceed it
 
 _ROUNDING = 1e-9

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from refusal_nn import causal
 from refusal_nn.estimates import wilson
 from refusal_nn.judges import LABELS
-from refusal_nn.verdicts import MOST_KL
+from refusal_nn.verdicts import MODERATE_KL, MOST_KL
 
 NAN = float("nan")
 
@@ -102,17 +102,28 @@ def best(*rows):
 
 
 def test_the_best_row_complies_most_among_those_of_little_kl():
-    assert best(swept(1, 0.5, 0.01), swept(2, 0.6, MOST_KL), swept(3, 0.9, MOST_KL + 1e-9)) == 2
-    assert best(swept(1, 0.0, 0.1), swept(2, 1.0, 0.2)) == 1
+    assert best(swept(1, 0.5, 0.01), swept(2, 0.6, MOST_KL), swept(3, 0.65, MOST_KL + 1e-9)) == 2
+    assert best(swept(1, 0.0, 0.1), swept(2, 0.39, 0.2)) == 1
+    assert best(swept(1, 0.7, 0.1), swept(2, 1.0, 0.2)) == 1
+
+
+def test_a_direction_that_does_nothing_is_not_best_for_its_little_kl():
+    assert best(swept(1, 0.0, 0.0), swept(2, 0.8, 0.2)) == 2
+    assert best(swept(1, 0.6, 0.0), swept(2, 0.8, 0.2)) == 2
+    assert best(swept(1, 0.1, 0.0), swept(2, 0.5, 0.2)) == 2
+    # But one that breaks the model says nothing.
+    assert best(swept(1, 0.0, 0.0), swept(2, 0.8, MODERATE_KL + 1e-9)) == 1
 
 
 def test_where_no_row_is_of_little_kl_the_best_of_all_is_taken():
-    assert best(swept(1, 0.5, 0.3), swept(2, 0.6, 5.0)) == 2
+    assert best(swept(1, 0.5, 0.6), swept(2, 0.6, 5.0)) == 2
+    assert best(swept(1, 0.5, 0.3), swept(2, 0.6, 5.0)) == 1
     assert best(swept(1, 0.6, 7.0), swept(2, 0.6, 5.0)) == 2
 
 
 def test_of_equals_the_least_kl_is_best():
     assert best(swept(1, 0.5, 0.02), swept(2, 0.5, 0.01), swept(3, 0.4, 0.0)) == 2
+    assert best(swept(1, 0.2, 0.02), swept(2, 0.2, 0.01), swept(3, 0.1, 0.0)) == 2
 
 
 def test_a_row_whose_kl_is_no_number_is_never_preferred():
