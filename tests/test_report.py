@@ -202,6 +202,10 @@ def test_hostile_names_are_text(browser, copied):
     folder = copied / "results"
     (folder / MODEL).rename(folder / safe_name(HOSTILE))
     (copied / "figures" / MODEL).rename(copied / "figures" / safe_name(HOSTILE))
+    for path in (folder / safe_name(HOSTILE)).glob("*/manifest.json"):
+        manifest = read_json(path)
+        manifest["settings"]["model"] = HOSTILE
+        write_text(path, runs._signed(manifest))
     report(copied, HOSTILE)
     browser.open(folder / safe_name(HOSTILE) / "report.html")
     assert browser.value("document.title") == f"Refusal in {HOSTILE}"
