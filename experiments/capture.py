@@ -34,7 +34,7 @@ def compute(args: argparse.Namespace) -> None:
             console.say(line)
         groups = [f"{row['split']}.{row['label']}" for row in table]
         files.require_room(run.folder, 2 * _bytes(model, len(texts), len(positions)))
-        kept = BatchFiles(run.folder / BATCHES, run.journal(model.where), model)
+        kept = BatchFiles(run.folder / BATCHES, run.journal(model.where))
         ids = [str(row["id"]) for row in table]
         with console.forecast_progress(model, texts, positions) as on_batch:
             acts = capture(

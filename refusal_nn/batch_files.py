@@ -13,28 +13,25 @@ from safetensors.torch import load_file
 from refusal_nn.feeding import Feed
 from refusal_nn.files import sha256, write_tensors
 from refusal_nn.journal import Journal
-from refusal_nn.models import TracedModel
 
 NAMES = ("states", "finite", "sums")
 
 
 @dataclass(frozen=True)
 class BatchFiles:
-    """folder: a file per batch. journal: a unit per batch, its sha256; it knows settings and code.
-    model: whose revision, precision and device are part of a batch's name, as is its content."""
+    """folder: a file per batch. journal: a unit per batch, its sha256; it knows settings, code, and
+    which weights ran on what. A batch is named by its content."""
 
     folder: Path
     journal: Journal
-    model: TracedModel
 
     def __post_init__(self) -> None:
         if not self.journal.done:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def name(self, feed: Feed, args: Sequence[object]) -> str:
-        model, batch = self.model, feed.batch
-        about = (model.revision, str(model.dtype), model.device_type, batch.rows, args)
-        content = repr((about, batch.input_ids.tolist(), batch.attention_mask.tolist()))
+        batch = feed.batch
+        content = repr((batch.rows, args, batch.input_ids.tolist(), batch.attention_mask.tolist()))
         return hashlib.sha256(content.encode()).hexdigest()[:24]
 
     def read(self, name: str) -> list[object] | None:

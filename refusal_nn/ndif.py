@@ -23,7 +23,6 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from refusal_nn import jobs, passes, services, sources
 from refusal_nn.embedded import SHA256
 from refusal_nn.errors import InputError, RemoteFailure
-from refusal_nn.jobs import is_loopback
 from refusal_nn.models import MODELS, ModelSpec, TracedModel, family_of
 from refusal_nn.names import is_folder, user_path
 from refusal_nn.templates import read_template, stop_ids
@@ -59,7 +58,7 @@ def connect(
     host = CONFIG.API.HOST.rstrip("/")
     require_safe(host, remote.insecure)
     CONFIG.API.HOST = host
-    if is_loopback(urlsplit(host).hostname or ""):
+    if jobs.is_loopback(urlsplit(host).hostname or ""):
         _no_proxy()
     say(f"BACKEND=ndif: prompts leave this machine for {host}")
     state = _state(host)
@@ -175,7 +174,7 @@ def _require_versions(host: str, mismatch: bool, say: Callable[[str], object]) -
 def _source(name: str, host: str) -> tuple[str, str | None]:
     """The server's name of a model, and its revision where that is known without asking."""
     spec = MODELS.get(name)
-    if spec is not None and spec.embedded and is_loopback(urlsplit(host).hostname or ""):
+    if spec is not None and spec.embedded and jobs.is_loopback(urlsplit(host).hostname or ""):
         return str(sources.embedded_folder(name)), f"sha256:{SHA256}"
     if spec is not None:
         return spec.repo, None

@@ -83,7 +83,7 @@ def validate_layers(
         null_t[layer] = crossfit.welch_t(crossfit.held_out_scores(g, null), null)
         rows.append(
             _in_sample(layer, states[labels], states[~labels])
-            | _cross_fitted(g, base, left_out, clusters, folds)
+            | _cross_fitted(g, base, left_out, clusters)
         )
     p, p_family = permutation_p(t, null_t), permutation_p(t, null_t.max(0)[None])
     for row, alone, together in zip(rows, p, p_family, strict=True):
@@ -173,7 +173,6 @@ def _cross_fitted(
     base: crossfit.Design,
     left_out: crossfit.Design,
     clusters: np.ndarray,
-    folds: int,
 ) -> dict[str, object]:
     scores = crossfit.held_out_scores(g, base)
     refitted = crossfit.held_out_scores(g, left_out)

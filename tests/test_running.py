@@ -96,7 +96,7 @@ class Killed(BaseException):
 
 
 def kept(folder, model):
-    return BatchFiles(folder / "progress", Journal(folder / "progress.jsonl", {}), model)
+    return BatchFiles(folder / "progress", Journal(folder / "progress.jsonl", model.where))
 
 
 def ended_after(batches):
