@@ -174,7 +174,7 @@ def _swept(rollout, arms, asked, harmless):
             jobs = [Job(name, prompt) for name in going for prompt in whose[name]]
             return rollout.rows(going, jobs, journal)
 
-        return sweep.raced(roll, arms, asked, kl)[0]
+        return sweep.raced(roll, arms, asked, kl, 0)[0]
 
 
 def row_hooks(b):

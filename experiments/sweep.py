@@ -68,7 +68,8 @@ def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list
         for layer, p in places
     }
     kl = bench.kl(arms, evenly(bench.found.answered("val"), args.val))
-    rows, out = raced(bench.roll, arms, evenly(bench.found.refused("val"), args.val), kl)
+    asked = evenly(bench.found.refused("val"), args.val)
+    rows, out = raced(bench.roll, arms, asked, kl, args.seed)
     by_arm = causal.grouped(rows, "arm")
     table = [
         {"layer": layer, "pos": p, "token": bench.model.template.token(p), "alpha": a}
@@ -80,24 +81,27 @@ def _val(args: argparse.Namespace, bench: Bench) -> tuple[list[causes.Row], list
 
 
 def raced(
-    roll: Roll, arms: rollouts.Arms, prompts: Sequence[Prompt], kl: Mapping[str, float]
+    roll: Roll, arms: rollouts.Arms, prompts: Sequence[Prompt], kl: Mapping[str, float], seed: int
 ) -> tuple[list[causes.Row], set[str]]:
-    """Judged completions, heat by heat, and the arms that were asked no more, since another of
-    little KL did better beyond chance."""
+    """Judged completions, and the arms that were not asked all prompts, since even if they did
+    better with the rest they would hardly be chosen."""
     from refusal_nn import causal, racing
-    from refusal_nn.verdicts import MOST_KL
 
     rows: list[causes.Row] = []
-    out: set[str] = set()
-    heats = racing.heats(prompts)
-    for i, heat in enumerate(heats):
-        going = {name: arm for name, arm in arms.items() if name not in out}
-        rows += roll(going, dict.fromkeys(going, heat), f"val by layer, {i + 1} of {len(heats)}")
-        of = {name: [causal.complied(r) for r in rows if r["arm"] == name] for name in going}
-        standings = {n: racing.Standing(sum(did), len(did), kl[n]) for n, did in of.items()}
-        if i + 1 < len(heats):
-            out |= racing.ruled_out(standings, len(arms) * (len(heats) - 1), MOST_KL)
-    return rows, out
+
+    def ask(names: Sequence[str], of: Sequence[Prompt]) -> dict[str, list[bool]]:
+        told = f"val, {len(names)} directions x {len(of)} prompts"
+        new = roll({name: arms[name] for name in names}, dict.fromkeys(names, of), told)
+        rows.extend(new)
+        return {
+            name: [causal.complied(row) for row in of_arm]
+            for name, of_arm in causal.grouped(new, "arm").items()
+        }
+
+    def order(name: str, rate: float) -> tuple[float, ...]:
+        return causal.worse({"compliance": rate, "kl": kl[name]})
+
+    return rows, racing.race(list(arms), prompts, ask, order, seed)
 
 
 def _test(args: argparse.Namespace, bench: Bench, best: Mapping[str, object]) -> list[causes.Row]:

@@ -204,16 +204,22 @@ class Running:
     config: object
 
     @classmethod
-    def begin(cls, shared: Shared, feed: Feed) -> Running:
-        """A batch about to be generated."""
-        inputs = shared.inputs(feed)
+    def begin(cls, shared: Shared, feed: Feed) -> tuple[Running, Tensor]:
+        """A batch one token on, and the logits (row, vocab) that it was chosen by."""
+        model, inputs, edit = shared.model, shared.inputs(feed), shared.edit(feed)
+        cache = inputs.get("past_key_values") or DynamicCache(config=shared.config)
+        inputs |= {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        with torch.no_grad(), model.lm.trace(inputs):
+            apply(model, edit)
+            logits = nnsight.save(model.lm.output.logits[:, -1].clone())
         rest = inputs["input_ids"]
         prefix = torch.tensor(
             [list(shared.prefix)] * len(rest), dtype=rest.dtype, device=rest.device
         )
-        cache = inputs.get("past_key_values") or DynamicCache(config=shared.config)
         mask = inputs["attention_mask"]
-        return cls(torch.cat([prefix, rest], 1), mask, cache, shared.edit(feed), shared.config)
+        begun = cls(torch.cat([prefix, rest], 1), mask, cache, edit, shared.config)
+        chosen = logits.float().argmax(-1, keepdim=True).to(rest.device)
+        return begun.extended(torch.cat([begun.ids, chosen], 1)), logits
 
     def extended(self, ids: Tensor) -> Running:
         """The same rows some tokens later. The cache has grown with them; but in a server's sandbox
@@ -238,26 +244,29 @@ def completions(
     feed: Feed,
     max_new_tokens: int,
     chunk: int,
+    scored: bool,
     on_tokens: Callable[[int], object] | None = None,
-) -> list[list[int]]:
-    """New tokens of each row, chunk by chunk; rows that have stopped are not computed on.
+) -> list[tuple[list[int], Tensor | None]]:
+    """New tokens of each row, chunk by chunk; rows that have stopped are not computed on. And, if
+    `scored`, the logits of the first, (vocab,) float32 on CPU.
 
     on_tokens: told what each chunk took; only on this machine.
     """
-    new: list[list[int]] = [[] for _ in feed.batch.rows]
-    rows, state = list(range(len(new))), Running.begin(shared, feed)
-    for done in range(0, max_new_tokens, chunk):
+    state, logits = Running.begin(shared, feed)
+    new, rows = state.ids[:, -1:].tolist(), list(range(len(feed.batch.rows)))
+    for done in range(1, max_new_tokens, chunk):
+        going = [i for i, row in enumerate(rows) if not shared.model.stop_ids & set(new[row])]
+        if not going:
+            break
+        rows, state = [rows[i] for i in going], state.only(going)
         steps = min(chunk, max_new_tokens - done)
         state = _decode(shared, state, steps)
         for row, tokens in zip(rows, state.ids[:, -steps:].tolist(), strict=True):
             new[row] += tokens
         if on_tokens is not None:
             on_tokens(len(rows) * steps)
-        going = [i for i, row in enumerate(rows) if not shared.model.stop_ids & set(new[row])]
-        if not going:
-            break
-        rows, state = [rows[i] for i in going], state.only(going)
-    return new
+    first = [row.float().cpu().clone() for row in logits] if scored else [None] * len(new)
+    return list(zip(new, first, strict=True))
 
 
 def _decode(shared: Shared, state: Running, steps: int) -> Running:

@@ -1,57 +1,71 @@
-"""Which arms are worth more prompts? A race: a few prompts for all, more for those still in play.
-Pure."""
+"""Which arms are worth more prompts? A race against those that have been asked all. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
+import numpy as np
 from scipy.stats import hypergeom
 
 ALPHA = 0.05
-FIRST = 8  # prompts; with fewer, nothing could be told of thirty arms
+FIRST = 8  # prompts; a rate of fewer says nothing to a reader
 T = TypeVar("T")
+Ask = Callable[[Sequence[str], Sequence[T]], Mapping[str, Sequence[bool]]]
+Order = Callable[[str, float], tuple[float, ...]]
 
 
-class Standing(NamedTuple):
-    """successes of n prompts asked, and the harm done, of which less is better."""
-
-    successes: int
-    n: int
-    harm: float
-
-
-def heats(items: Sequence[T]) -> list[list[T]]:
-    """The items cut into parts that are each spread over the order given: a quarter, as many again,
-    the rest; fewer parts where a quarter is less than FIRST."""
-    parts = [list(items[0::4]), list(items[2::4]), list(items[1::2])]
-    while len(parts) > 1 and len(parts[0]) < FIRST:
-        parts[:2] = [parts[0] + parts[1]]
-    return [part for part in parts if part]
-
-
-def ruled_out(
-    standings: Mapping[str, Standing], comparisons: int, most_harm: float, alpha: float = ALPHA
+def race(
+    names: Sequence[str], items: Sequence[T], ask: Ask[T], order: Order, seed: int
 ) -> set[str]:
-    """Names of arms with fewer successes, by more than chance, than the leader among the harmless
-    (harm at most most_harm); where none is, than the leader of all.
+    """Ask arms heat by heat, and return those that were ruled out, and so not asked all.
 
-    comparisons: arms times looks of the whole race. One-sided Fisher tests at alpha / comparisons:
-    that an arm no worse than all others is ever ruled out has a chance of at most alpha (union
-    bound over arms and looks; on the same prompts, which go together, it is less).
+    ask: outcomes of some arms with some items. order: of an arm at a rate of successes, the best
+    first; a higher rate must not be worse. In each heat the best so far is asked all, so that the
+    others have something to be measured by. Which items come first alone is random here (seed), not
+    what an arm does with each: so the chance that the arm which is best on all items is ruled out
+    is at most ALPHA, whatever the number of the others and however arms go together.
     """
-    gentle = [s for s in standings.values() if s.harm <= most_harm] or list(standings.values())
-    if not gentle:
-        return set()
-    leader = max(gentle, key=lambda s: s.successes / s.n)
-    return {
-        name
-        for name, s in standings.items()
-        if s is not leader and fisher_p(leader, s) < alpha / comparisons
-    }
+    parts, did, out = heats(items, seed), {name: list[bool]() for name in names}, set[str]()
+
+    def asked(who: Sequence[str], some: Sequence[T]) -> None:
+        for name, outcomes in ask(who, some).items():
+            did[name].extend(outcomes)
+
+    def place(name: str) -> tuple[float, ...]:
+        return order(name, float(np.mean(did[name])))
+
+    for i, part in enumerate(parts):
+        asked([n for n in names if n not in out and len(did[n]) < len(items)], part)
+        rest = [item for later in parts[i + 1 :] for item in later]
+        if not rest:
+            break
+        front = min((n for n in names if n not in out), key=place)
+        if len(did[front]) < len(items):
+            asked([front], rest)
+        leader = min(place(n) for n in names if len(did[n]) == len(items))
+        for name in (n for n in names if len(did[n]) < len(items)):
+            needed = _needed(lambda rate, name=name: order(name, rate) < leader, len(items))
+            p = p_value(sum(did[name]), len(did[name]), needed, len(items))
+            out |= {name} if p < ALPHA / (len(parts) - 1) else set()
+    return out
 
 
-def fisher_p(better: Standing, worse: Standing) -> float:
-    """One-sided p of Fisher's exact test that `better` has the higher rate."""
-    total, successes = better.n + worse.n, better.successes + worse.successes
-    return float(hypergeom.sf(better.successes - 1, total, successes, better.n))
+def heats(items: Sequence[T], seed: int) -> list[list[T]]:
+    """The items in random order, cut into FIRST, as many again, and the rest; fewer parts where
+    there are not so many."""
+    order = [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
+    cuts = [cut for cut in (FIRST, 2 * FIRST) if len(order) - cut >= FIRST]
+    edges = [0, *cuts, len(order)]
+    return [order[a:b] for a, b in zip(edges, edges[1:], strict=False) if b > a]
+
+
+def p_value(successes: int, n: int, needed: int | None, total: int) -> float:
+    """Chance that n of `total` items, drawn at random, hold at most so many successes, where
+    `needed` of them are, or more: hypergeometric. 0 where no number would be enough."""
+    return 0.0 if needed is None else float(hypergeom.cdf(successes, total, needed, n))
+
+
+def _needed(beats: Callable[[float], bool], total: int) -> int | None:
+    """The least number of successes of `total` with which an arm would come first."""
+    return next((k for k in range(total + 1) if beats(k / total)), None)

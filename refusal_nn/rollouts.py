@@ -25,7 +25,7 @@ from refusal_nn.judges import Judgement, judge
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import Prompt
 from refusal_nn.scores import begins_refusal, kl_divergence, refusal_score
-from refusal_nn.tracing import Completion, generate, next_token_logits, token_nll
+from refusal_nn.tracing import Completion, generate_scored, next_token_logits, token_nll
 
 # Arms whose cached prefixes are held together, and rows of a unit, by device.
 ARMS_TOGETHER = 8
@@ -88,14 +88,13 @@ class Rollout:
         intervention = arms[names[0]] if len(names) == 1 else stacked([arms[n] for n in names])
         sets = [names.index(job.arm) for job in unit] if len(names) > 1 else None
         texts = [job.prompt.prompt for job in unit]
-        logits = next_token_logits(self.model, texts, intervention, sets=sets)
+        completions, logits = generate_scored(
+            self.model, texts, intervention, sets=sets, max_new_tokens=self.max_new_tokens
+        )
         called = [f"{job.prompt.id} ({job.arm})" for job in unit]
         require_finite(logits.isfinite().all(-1), range(len(unit)), self.model, called, "logits")
         scores = refusal_score(logits, self.refusal_tokens).tolist()
         begins = begins_refusal(logits, self.refusal_tokens).tolist()
-        completions = generate(
-            self.model, texts, intervention, sets=sets, max_new_tokens=self.max_new_tokens
-        )
         on_tokens(self.max_new_tokens * len(unit))
         judged = [
             judge(job.prompt.prompt, done.text) for job, done in zip(unit, completions, strict=True)

@@ -138,24 +138,47 @@ def generate(
     config says. chunk: steps between two looks at which rows have finished and need no more;
     on_tokens is told those that each took. Raises ValueError where the intervention does not fit.
     """
-    ids = model.template.render(prompts)
-    new: list[list[int]] = [[] for _ in ids]
-    todo = plan(
-        model,
-        ids,
-        intervention=intervention,
-        sets=sets,
-        token_budget=token_budget,
-        share=share_prefix,
-        new_tokens=max_new_tokens,
+    options = {"token_budget": token_budget, "share": share_prefix, "sets": sets}
+    return _generated(
+        model, prompts, intervention, (max_new_tokens, chunk, False), on_tokens, **options
+    )[0]
+
+
+def generate_scored(
+    model: TracedModel,
+    prompts: Sequence[str],
+    intervention: Intervention | None = None,
+    *,
+    max_new_tokens: int = 100,
+    sets: Sequence[int] | None = None,
+) -> tuple[list[Completion], Tensor]:
+    """What generate gives, and what next_token_logits does, by the passes of the first alone."""
+    done, logits = _generated(
+        model, prompts, intervention, (max_new_tokens, CHUNK, True), None, sets=sets
     )
-    size = FLOAT * max_new_tokens
+    return done, torch.stack(logits)
+
+
+def _generated(
+    model: TracedModel,
+    prompts: Sequence[str],
+    intervention: Intervention | None,
+    args: tuple[int, int, bool],
+    on_tokens: Callable[[int], object] | None,
+    **options: object,
+) -> tuple[list[Completion], list[Tensor | None]]:
+    """args: of passes.completions; options: of plan."""
+    max_new_tokens, _, scored = args
+    ids = model.template.render(prompts)
+    todo = plan(model, ids, intervention=intervention, new_tokens=max_new_tokens, **options)
+    size = FLOAT * (max_new_tokens + scored * model.text_config.vocab_size)
     told = on_tokens if model.service is None else None  # no function of ours is called from afar
-    run = answered(model, todo, intervention, size, passes.completions, max_new_tokens, chunk, told)
-    for feed, found in run:
-        for row, tokens in zip(feed.batch.rows, found, strict=True):
-            new[row] = tokens
-    return [completion(model, tokens) for tokens in new]
+    new: list[list[int]] = [[] for _ in ids]
+    logits: list[Tensor | None] = [None] * len(ids)
+    for feed, found in answered(model, todo, intervention, size, passes.completions, *args, told):
+        for row, (tokens, first) in zip(feed.batch.rows, found, strict=True):
+            new[row], logits[row] = tokens, first
+    return [completion(model, tokens) for tokens in new], logits
 
 
 def token_nll(

@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_with_the_missing_units_and_ends_in_the_same_rows(
     arms = {name: arms[name] for name in ("clean", "first", "second")}
     jobs = [job for job in jobs if job.arm in arms]
     whole, path = rollout.rows(arms, jobs, Journal(tmp_path / "whole", {})), tmp_path / "j"
-    sizes, generate, seen = [len(u) for u in units(arms, jobs, 4)], rollouts.generate, []
+    sizes, generate, seen = [len(u) for u in units(arms, jobs, 4)], rollouts.generate_scored, []
 
     def dying(model, texts, *rest, **options):
         if len(seen) == after:
@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_with_the_missing_units_and_ends_in_the_same_rows(
         seen.append(len(texts))
         return generate(model, texts, *rest, **options)
 
-    monkeypatch.setattr(rollouts, "generate", dying)
+    monkeypatch.setattr(rollouts, "generate_scored", dying)
     with pytest.raises(Killed):
         rollout.rows(arms, jobs, Journal(path, {}))
     if torn:

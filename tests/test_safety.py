@@ -200,15 +200,15 @@ def test_completions_are_kept_only_where_asked_and_for_the_owner_alone(tmp_path,
     model, said = load("tiny-llama", dtype="float32"), []
     from refusal_nn import rollouts
 
-    whole = rollouts.generate
+    whole = rollouts.generate_scored
 
     def heard(*args, **options):
         found = whole(*args, **options)
-        said.extend(c.text for c in found if len(c.text.strip()) > 12)
+        said.extend(c.text for c in found[0] if len(c.text.strip()) > 12)
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "generate", heard)
+        patch.setattr(rollouts, "generate_scored", heard)
         more = ["--tokens", "12", *(["--keep-text"] if keep else [])]
         experiment("baseline", tmp_path, *more)
         experiment("baseline", tmp_path, *more, "--show")
