@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -45,7 +46,7 @@ def race(
             asked([front], rest)
         leader = min(place(n) for n in names if len(did[n]) == len(items))
         for name in (n for n in names if len(did[n]) < len(items)):
-            needed = _needed(lambda rate, name=name: order(name, rate) < leader, len(items))
+            needed = _needed(name, leader, order, len(items))
             p = p_value(sum(did[name]), len(did[name]), needed, len(items))
             out |= {name} if p < ALPHA / (len(parts) - 1) else set()
     return out
@@ -57,7 +58,7 @@ def heats(items: Sequence[T], seed: int) -> list[list[T]]:
     order = [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
     cuts = [cut for cut in (FIRST, 2 * FIRST) if len(order) - cut >= FIRST]
     edges = [0, *cuts, len(order)]
-    return [order[a:b] for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [order[a:b] for a, b in itertools.pairwise(edges) if b > a]
 
 
 def p_value(successes: int, n: int, needed: int | None, total: int) -> float:
@@ -66,6 +67,6 @@ def p_value(successes: int, n: int, needed: int | None, total: int) -> float:
     return 0.0 if needed is None else float(hypergeom.cdf(successes, total, needed, n))
 
 
-def _needed(beats: Callable[[float], bool], total: int) -> int | None:
-    """The least number of successes of `total` with which an arm would come first."""
-    return next((k for k in range(total + 1) if beats(k / total)), None)
+def _needed(name: str, leader: tuple[float, ...], order: Order, total: int) -> int | None:
+    """The least number of successes of `total` with which an arm would come before the leader."""
+    return next((k for k in range(total + 1) if order(name, k / total) < leader), None)
