@@ -16,6 +16,7 @@ from refusal_nn.directions import choose
 from refusal_nn.feeding import plan
 from refusal_nn.interventions import DirectionalAblation
 from refusal_nn.journal import Journal
+from refusal_nn.judges import judge
 from refusal_nn.prompts import LABELS
 from refusal_nn.rollouts import Job, Rollout, effects, packs
 from refusal_nn.scores import kl_divergence, refusal_score
@@ -131,37 +132,53 @@ def _scored(b, vector, layer, pos, tokens, clean):
 
 
 def row_sweep(b):
-    """Each layer's direction ablated, 32 harmful prompts completed; theirs at a few layers."""
+    """Each layer's direction ablated, 32 harmful prompts completed; theirs at a few layers, alone
+    and with all else that a row of ours is made of."""
     directions, asked = b.directions()[:, -1], evenly(b.prompts["harmful"], 32)
     units = normalize(directions, dim=-1)
     arms = {str(i): DirectionalAblation(units[i][None]) for i in range(b.model.n_layers)}
     rollout = Rollout(b.model, tokens_of_refusal(b.model), b.tokens, 10.0)
+    edits = [plain.ablating(b.model, units[i][None]) for i in b.layers()]
 
     def theirs():
-        edits = [plain.ablating(b.model, units[i][None]) for i in b.layers()]
         return [plain.complete(b.model, b.few["harmful"], b.tokens, edit) for edit in edits]
 
-    mine, rows = seconds(lambda: _swept(rollout, arms, asked, b.few["harmless"]))
+    mine, (rows, out) = seconds(lambda: _swept(rollout, arms, asked, b.few["harmless"]))
     taken, found = seconds(theirs)
-    whole = taken * b.model.n_layers / b.some
-    lengths = {
-        (str(i), prompt.id): len(ids)
+    more, _ = seconds(lambda: [_measured(b, *pair) for pair in zip(edits, found, strict=True)])
+    whole, same = (t * b.model.n_layers / b.some for t in (taken, taken + more))
+    by_hooks = {
+        (str(i), prompt.id): ids
         for i, done in zip(b.layers(), found, strict=True)
         for prompt, ids in zip(asked, done, strict=True)
     }
     ours_at = {(r["arm"], r["id"]): r["tokens"] for r in rows}
-    alike = np.mean([ours_at[key] == lengths[key] for key in ours_at.keys() & lengths.keys()])
+    alike = np.mean([ours_at[key] == len(by_hooks[key]) for key in ours_at.keys() & by_hooks])
     share = len(rows) / len(asked) / b.model.n_layers
     note = (
-        f"ours with logits, KL, likelihoods and the judge, {100 * share:.0f} % of the completions; "
+        f"{100 * share:.0f} % of the completions asked for, {len(out)} layers ruled out; "
         f"{100 * alike:.0f} % of them as long; {b.some} of {b.model.n_layers} layers by hooks; "
         f"{b.tokens} tokens"
     )
     yield Row("sweep, all layers", "one generate per layer", mine, whole, whole / mine, "≥ 5", note)
+    note = "the same numbers: also KL, the first token's logits, likelihoods"
+    yield Row("sweep, its table", "hooks, layer by layer", mine, same, same / mine, "", note)
+
+
+def _measured(b, edit, completions):
+    """What a layer's row has beside its completions; likelihoods of those that do not refuse."""
+    harmful, harmless = b.few["harmful"], b.few["harmless"]
+    clean = plain.last_logits(b.model, harmless, plain.planted(b.model))
+    kl = kl_divergence(clean, plain.last_logits(b.model, harmless, edit))
+    first = plain.last_logits(b.model, harmful, edit)
+    texts = b.model.lm.tokenizer.batch_decode(completions, skip_special_tokens=True)
+    own = [i for i, text in enumerate(texts) if judge(harmful[i], text).label == "compliance"]
+    nll = plain.nll(b.model, [harmful[i] for i in own], [completions[i] for i in own])
+    return kl, first, nll
 
 
 def _swept(rollout, arms, asked, harmless):
-    """KL and completions, as the sweep stage has them: the rows."""
+    """KL and completions, as the sweep stage has them: the rows, and which layers are out."""
     tokens, names, kl = rollout.refusal_tokens, list(arms), {}
     clean = next_token_logits(rollout.model, harmless)
     for pack in packs(arms, names):
@@ -174,7 +191,7 @@ def _swept(rollout, arms, asked, harmless):
             jobs = [Job(name, prompt) for name in going for prompt in whose[name]]
             return rollout.rows(going, jobs, journal)
 
-        return sweep.raced(roll, arms, asked, kl, 0)[0]
+        return sweep.raced(roll, arms, asked, kl, 0)
 
 
 def row_hooks(b):

@@ -12,9 +12,11 @@ from refusal_nn.passes import GREEDY
 SIZE = 32
 
 
-def in_file_order(model, texts, size=SIZE):
+def in_file_order(model, texts, size=SIZE, completions=None):
     """Left-padded batches with nothing shared and nothing sorted."""
     ids, pad = model.template.render(texts), model.lm.tokenizer.pad_token_id
+    if completions is not None:
+        ids = [[*row, *new] for row, new in zip(ids, completions, strict=True)]
     for i in range(0, len(ids), size):
         some = ids[i : i + size]
         [one] = batched(some, [], size * max(map(len, some)), pad)
@@ -140,6 +142,22 @@ def complete(model, texts, tokens, pairs):
                 **inputs, **options, max_new_tokens=tokens, pad_token_id=pad
             )
             found += [_stopped(row, model) for row in ids[:, inputs["input_ids"].shape[1] :]]
+    return found
+
+
+@torch.no_grad()
+def nll(model, texts, completions):
+    """Mean nats per token of each completion under the clean model, whole logits computed."""
+    found = []
+    with hooks(*planted(model)):
+        for batch in in_file_order(model, texts, completions=completions):
+            inputs = batch.inputs(model.device)
+            logits = model.module(**inputs).logits[:, :-1].float()
+            each = torch.nn.functional.cross_entropy(
+                logits.mT, inputs["input_ids"][:, 1:], reduction="none"
+            )
+            lengths = [len(completions[row]) for row in batch.rows]
+            found += [float(row[-n:].mean()) for row, n in zip(each, lengths, strict=True)]
     return found
 
 

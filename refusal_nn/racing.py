@@ -37,7 +37,10 @@ def race(
         return order(name, float(np.mean(did[name])))
 
     for i, part in enumerate(parts):
-        asked([n for n in names if n not in out and len(did[n]) < len(items)], part)
+        going = [n for n in names if n not in out and len(did[n]) < len(items)]
+        if not going:
+            break
+        asked(going, part)
         rest = [item for later in parts[i + 1 :] for item in later]
         if not rest:
             break
@@ -45,7 +48,7 @@ def race(
         if len(did[front]) < len(items):
             asked([front], rest)
         leader = min(place(n) for n in names if len(did[n]) == len(items))
-        for name in (n for n in names if len(did[n]) < len(items)):
+        for name in (n for n in going if len(did[n]) < len(items)):
             needed = _needed(name, leader, order, len(items))
             p = p_value(sum(did[name]), len(did[name]), needed, len(items))
             out |= {name} if p < ALPHA / (len(parts) - 1) else set()

@@ -43,6 +43,7 @@ def run(outcomes, order, seed):
     asked = dict.fromkeys(outcomes, 0)
 
     def ask(names, items):
+        assert names
         for name in names:
             asked[name] += len(items)
         return {name: [outcomes[name][i] for i in items] for name in names}
