@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 NAME = "causal"
 OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "refusal_words", "judge", "keep_text")
 WINDOW = 2  # layers on either side
-# A prompt meets so many of the random directions, in rotation: the mean over all of them at a
-# fraction of the completions.
-TURNS = 4
 
 
 class Site(NamedTuple):
@@ -133,10 +130,10 @@ def _measured(bench: Bench, sites: Sequence[Site]) -> tuple[list[causes.Row], li
 def _rolled(
     bench: Bench, site: Site, number: int, prompts: Sequence[Prompt], what: str
 ) -> tuple[list[causes.Row], list[causes.Row]]:
-    """Rows under the intervention, then TURNS rows per prompt under random directions in turn."""
+    """Rows under the intervention, then some rows per prompt under random directions in turn."""
     name = f"{number} {site.name} {site.layers} of {site.source}"
     controls = {f"{name}: random {i}": arm for i, arm in enumerate(site.controls)}
-    asked = {name: list(prompts), **causes.in_rotation(prompts, list(controls), TURNS)}
+    asked = {name: list(prompts), **causes.in_rotation(prompts, list(controls), causes.TURNS)}
     rows = bench.roll({name: site.intervention, **controls}, asked, what)
     return rows[: len(prompts)], rows[len(prompts) :]
 

@@ -231,6 +231,11 @@ def validated(args: argparse.Namespace) -> Stage:
     return done
 
 
+# A prompt meets so many of the random directions: the mean over all of them at a fraction of the
+# completions.
+TURNS = 4
+
+
 def in_rotation(
     prompts: Sequence[Prompt], names: Sequence[str], turns: int
 ) -> dict[str, list[Prompt]]:

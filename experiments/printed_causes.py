@@ -145,7 +145,7 @@ def _on_test(t: Row) -> list[str]:
     return [
         f"  refused untouched {untouched}",
         f"  of those complied {by_rule} by rule judge, {by_logits} by logits{model}",
-        f"  random directions {controls} (mean of {t['controls']}), difference {over}",
+        f"  {t['controls']} random directions {controls} (n={t['controls_n']}), difference {over}",
         f"  KL on harmless {t['kl']:.3f} nats",
         f"  harmful no longer refused {down}, newly refused {up}: McNemar p = {p:.2g}",
         f"  rule judge against logit judge: kappa {estimate_cell(t['judges_kappa'])}",

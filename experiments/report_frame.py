@@ -78,8 +78,7 @@ def _beside(stages: Mapping[str, Finished]) -> Iterator[tuple[str, str, str, str
     test = stages["sweep"].about.get("test") if "sweep" in stages else None
     if test:
         measured = Estimate(**test["compliance"]).percent()
-        asked = test["controls"] * test["compliance"]["n"]
-        random = _mean(test["controls_compliance"], asked)
+        random = _mean(test["controls_compliance"], test["controls_n"])
         yield "best direction", measured, random, _points(test["over_controls"])
     for row in stages["subspace"].rows("rank_curve") if "subspace" in stages else []:
         if row["split"] == "test":

@@ -106,11 +106,14 @@ def raced(
 
 def _test(args: argparse.Namespace, bench: Bench, best: Mapping[str, object]) -> list[causes.Row]:
     """The best direction on all test and scary prompts; random ones on what was refused."""
-    random = bench.controls(best["layer"], args.controls, best["alpha"])
-    arms = {BEST: _best(bench, best), **{f"random {i}": arm for i, arm in enumerate(random)}}
-    asked = {name: bench.found.refused("test") for name in arms}
-    asked[BEST] = [*bench.found.parts["test"], *causes.scary()]
-    return [{"split": "test", **row} for row in bench.roll(arms, asked, "test")]
+    drawn = bench.controls(best["layer"], args.controls, best["alpha"])
+    random = {f"random {i}": arm for i, arm in enumerate(drawn)}
+    asked = {
+        BEST: [*bench.found.parts["test"], *causes.scary()],
+        **causes.in_rotation(bench.found.refused("test"), list(random), causes.TURNS),
+    }
+    rows = bench.roll({BEST: _best(bench, best), **random}, asked, "test")
+    return [{"split": "test", **row} for row in rows]
 
 
 def _best(bench: Bench, best: Mapping[str, object]) -> DirectionalAblation:
@@ -122,14 +125,14 @@ def _measured(bench: Bench, rows: Sequence[causes.Row], best: Mapping[str, objec
     from refusal_nn import causal
 
     kl = bench.kl({BEST: _best(bench, best)}, bench.found.answered("test"))[BEST]
-    by_arm = causal.grouped(rows, "arm")
-    after = {row["id"]: row for row in by_arm.pop(BEST)}
+    after = {row["id"]: row for row in rows if row["arm"] == BEST}
+    random = [row for row in rows if row["arm"] != BEST]
     before = {
         name: bench.found.baseline[name] for name in ("test.harmful", "test.harmless", "scary")
     }
     mine = {name: [after[row["id"]] for row in of] for name, of in before.items()}
     verdict, numbers = causal.single_direction(
-        before["test.harmful"], mine["test.harmful"], list(by_arm.values()), kl
+        before["test.harmful"], mine["test.harmful"], random, kl
     )
     return {
         "verdict": verdict.verdict,

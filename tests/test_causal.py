@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments import causes
 from refusal_nn import causal
 from refusal_nn.estimates import wilson
 from refusal_nn.judges import LABELS
@@ -145,7 +146,9 @@ def trial(n=40, refused=36, complied=34, controls=(0, 1), kl=0.02, **values):
     after = [row("compliance" if i < complied or i >= refused else "refusal", i) for i in range(n)]
     after = [r | values for r in after]
     random = [
-        [row("compliance" if i < c else "refusal", i) for i in range(refused)] for c in controls
+        row("compliance" if i < c else "refusal", i) | {"arm": arm}
+        for arm, c in enumerate(controls)
+        for i in range(refused)
     ]
     return before, after, random, kl
 
@@ -157,6 +160,7 @@ def test_a_clear_effect_is_yes_and_its_numbers_are_those_of_the_rows():
     assert numbers["baseline_refusal"]["value"] == 36 / 40
     assert numbers["compliance"] == wilson(34, 36)._asdict()
     assert numbers["controls_compliance"] == pytest.approx((0 + 1) / 2 / 36)
+    assert (numbers["controls"], numbers["controls_n"]) == (2, 72)
     assert numbers["over_controls"]["value"] == pytest.approx(34 / 36 - 1 / 72)
     assert (numbers["mcnemar"]["changed_up"], numbers["mcnemar"]["changed_down"]) == (0, 34)
     assert sum(numbers["labels"].values()) == 36
@@ -182,8 +186,8 @@ def test_what_keeps_an_effect_from_being_a_yes(change, verdict):
 def test_the_order_of_the_rows_and_rows_beyond_the_prompts_asked_do_not_matter():
     before, after, random, kl = trial()
     expected = causal.single_direction(before, after, random, kl)
-    after, random = [row("degenerate", 999), *after[::-1]], [rows[::-1] for rows in random]
-    random = [[row("compliance", 999), *rows] for rows in random]
+    after, random = [row("degenerate", 999), *after[::-1]], random[::-1]
+    random.append(row("compliance", 999) | {"arm": 0})
     verdict, numbers = causal.single_direction(before, after, random, kl)
     assert verdict == expected[0]
     for name in set(numbers) - {"judges_kappa"}:
@@ -196,16 +200,31 @@ def test_a_missing_row_is_an_error_and_no_smaller_sample(missing):
     if missing == "after":
         after = after[1:]
     else:
-        random[1] = random[1][1:]
-    with pytest.raises(KeyError):
+        random = random[1:]
+    with pytest.raises((KeyError, ValueError)):
         causal.single_direction(before, after, random, kl)
+
+
+def test_random_directions_in_turn_give_the_mean_of_all_of_them():
+    """Prompts each met by two of ten random directions; the five even ones let all comply."""
+    before, after, _, kl = trial(refused=40, complied=34)
+    asked = causes.in_rotation(list(range(40)), [*range(10)], 2)
+    assert {len(of) for of in asked.values()} == {8}
+    random = [
+        row("refusal" if arm % 2 else "compliance", i) | {"arm": arm}
+        for arm, of in asked.items()
+        for i in of
+    ]
+    _, numbers = causal.single_direction(before, after, random, kl)
+    assert (numbers["controls"], numbers["controls_n"]) == (10, 80)
+    assert numbers["controls_compliance"] == 0.5
 
 
 def test_nothing_refused_and_no_controls_are_errors_and_no_verdict():
     with pytest.raises(ValueError, match="at least"):
         causal.single_direction(*trial(controls=()))
     with pytest.raises(ValueError, match=r".+"):
-        causal.single_direction([], [], [[]], 0.0)
+        causal.single_direction([], [], [], 0.0)
 
 
 def test_where_nothing_is_refused_nothing_can_be_tested():

@@ -26,7 +26,7 @@ def swept(successes, kl=0.01):
     asked = {"baseline_refusal": wilson(100, 100), "refused": 100}
     found = verdicts.single_direction(rate, **asked, kl=kl, over_controls=over)
     test = {"compliance": rate._asdict(), "controls_compliance": 0.04, "controls": 20, "kl": kl}
-    test |= {"over_controls": over._asdict()}
+    test |= {"over_controls": over._asdict(), "controls_n": 2000}
     best = {"layer": 7, "pos": -1, "alpha": 1.0}
     return found._asdict() | {"best": best, "test": test}
 
