@@ -1,9 +1,11 @@
-"""A hostile afternoon: stages killed at random times, result files spoilt at random places.
+"""A hostile afternoon: stages killed and interrupted at random times, result files spoilt at random
+places.
 
     python benchmarks/hostile.py [kills [faults]]
 
-Every stage runs in a child of this process, which holds the models; the child is killed by SIGKILL
-a moment after a unit of work drawn uniformly from those of a whole run, then a second one goes on.
+Every stage runs in a child of this process, which holds the models; the child gets SIGKILL, SIGINT
+or SIGTERM a moment after a unit of work drawn uniformly from those of a whole run, then a second
+one goes on. A child that was interrupted must say so in just one line and end in 130 or 143.
 Counted is what the journal was given (batches, rows, KLs) and units of completions begun: begun
 more is lost work (2 of one unit of completions: begun, and given to the journal).
 """
@@ -19,9 +21,11 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
+from experiments import ending
 from refusal_nn import feeding, journal, planted, rollouts
 from refusal_nn.errors import CorruptArtefact, InputError
 from refusal_nn.files import sha256
@@ -29,6 +33,8 @@ from refusal_nn.runs import Stage
 
 CHAIN = ("capture", "validate", "similarity", "select", "baseline", "sweep", "subspace")
 SMALL = "--n=72 --dtype=float32 --device=cpu --val=8 --tokens=6 --controls=1 --layers=3"
+ENDS = {signal.SIGKILL: (-9, ""), signal.SIGINT: (130, ending.GOES_ON)}
+ENDS |= {signal.SIGTERM: (143, ending.GOES_ON)}
 BEGUN = mmap.mmap(-1, 8)  # shared with children: units and batches begun
 
 
@@ -44,7 +50,8 @@ def main(kills: int = 20, faults: int = 200) -> None:
             _run(stage, root)
         print(f"chain: {time.perf_counter() - begun:.0f} s", flush=True)
         for stage in os.environ.get("KS", "capture,sweep,subspace").split(","):
-            _kill(stage, root, kills)
+            for number in ENDS:
+                _kill(stage, root, kills, number)
         _spoil(root, faults)
     finally:
         shutil.rmtree(root)
@@ -70,14 +77,32 @@ def _run(stage: str, root: Path) -> None:
 
 
 def _child(stage: str, root: Path) -> int:
+    """The process id of a command that runs a stage; what it says to stderr goes to root/said."""
     pid = os.fork()
     if pid == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1
+        # A shell starts background jobs with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            _run(stage, root)
+            for number, path in ((1, Path(os.devnull)), (2, root / "said")):
+                with path.open("w") as file:
+                    os.dup2(file.fileno(), number)
+            ending.run(lambda: _run(stage, root))
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
         finally:
-            os._exit(0)
+            sys.stderr.flush()
+            os._exit(code)
     return pid
+
+
+def _ended(pid: int, root: Path) -> tuple[int, str]:
+    """Exit code of a child, minus the signal that killed it, and what it said to stderr."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, (root / "said").read_text().strip()
 
 
 def _begun() -> int:
@@ -102,34 +127,32 @@ def _tables(folder: Path) -> dict[str, str]:
     }
 
 
-def _kill(stage: str, root: Path, kills: int) -> None:
+def _kill(stage: str, root: Path, kills: int, number: signal.Signals) -> None:
     """A line: of how many kills the tables were the same, how much was begun twice."""
-    folder, rng = root / "results" / "planted-1" / stage, random.Random(stage)
+    folder, rng = root / "results" / "planted-1" / stage, random.Random(f"{stage} {number}")
     whole = _tables(folder)
     (folder / "summary.json").unlink()
     _begun()
     begun = time.perf_counter()
-    os.waitpid(_child(stage, root), 0)
+    assert _ended(_child(stage, root), root) == (0, "")
     length, once = time.perf_counter() - begun, _begun()
-    same, lost, killed = int(_tables(folder) == whole), [], 0
-    assert same, stage
+    same, lost, other = 0, [], []
+    assert _tables(folder) == whole, stage
     for _ in range(kills):
         (folder / "summary.json").unlink()
         pid = _child(stage, root)
         _wait_for(pid, rng.randrange(once))
         time.sleep(rng.uniform(0, length / once))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        cut = not (folder / "summary.json").exists()
-        first = _begun()
-        if cut:
-            os.waitpid(_child(stage, root), 0)
-            killed += 1
+        os.kill(pid, number)
+        end, first = _ended(pid, root), _begun()
+        if not (folder / "summary.json").exists():
+            other += [end] * (end != ENDS[number])
+            assert _ended(_child(stage, root), root) == (0, "")
             lost.append(first + _begun() - once)
             same += _tables(folder) == whole
     print(
-        f"{stage}: {same - 1} of {killed} kills ended in the same bytes; a whole run begins {once} "
-        f"in {length:.1f} s, begun more when killed: {sorted(lost)}",
+        f"{stage}: {same} of {len(lost)} {number.name} ended in the same bytes; a whole run begins "
+        f"{once} in {length:.1f} s, begun more: {sorted(lost)}; ended otherwise: {other}",
         flush=True,
     )
 

@@ -13,6 +13,7 @@ from refusal_nn.errors import DiskError, OutOfMemory, RefusalNNError
 from refusal_nn.memory import asked_for, is_out_of_memory
 from refusal_nn.plain_text import visible
 
+GOES_ON = "interrupted; the same command goes on where this one stopped"
 LONGEST = 2000  # characters of a message: what it quotes may be a whole file
 
 
@@ -31,7 +32,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print(GOES_ON, file=sys.stderr)
         sys.exit(143 if terminated else 130)
     except BrokenPipeError:
         # A pipe that closes (| head) is no error of ours.
