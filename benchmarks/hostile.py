@@ -78,6 +78,7 @@ def _run(stage: str, root: Path) -> None:
 
 def _child(stage: str, root: Path) -> int:
     """The process id of a command that runs a stage; what it says to stderr goes to root/said."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # until there is someone who hears it
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -87,7 +88,7 @@ def _child(stage: str, root: Path) -> int:
             for number, path in ((1, Path(os.devnull)), (2, root / "said")):
                 with path.open("w") as file:
                     os.dup2(file.fileno(), number)
-            ending.run(lambda: _run(stage, root))
+            ending.run(lambda: _heard() or _run(stage, root))
             code = 0
         except SystemExit as end:
             code = end.code
@@ -96,7 +97,12 @@ def _child(stage: str, root: Path) -> int:
         finally:
             sys.stderr.flush()
             os._exit(code)
+    _heard()
     return pid
+
+
+def _heard() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
 
 
 def _ended(pid: int, root: Path) -> tuple[int, str]:
@@ -138,7 +144,7 @@ def _kill(stage: str, root: Path, kills: int, number: signal.Signals) -> None:
     length, once = time.perf_counter() - begun, _begun()
     same, lost, other = 0, [], []
     assert _tables(folder) == whole, stage
-    for _ in range(kills):
+    while len(lost) < kills:
         (folder / "summary.json").unlink()
         pid = _child(stage, root)
         _wait_for(pid, rng.randrange(once))

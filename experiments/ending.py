@@ -33,7 +33,10 @@ def run(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         print(GOES_ON, file=sys.stderr)
-        sys.exit(143 if terminated else 130)
+        sys.stdout.flush()
+        # Not sys.exit: where the interruption passed through eval() or exec() of a string, as of a
+        # named tuple that is being made, Python would still end by SIGINT, whatever the code.
+        os._exit(143 if terminated else 130)
     except BrokenPipeError:
         # A pipe that closes (| head) is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
