@@ -28,7 +28,7 @@ from pathlib import Path
 from experiments import ending
 from refusal_nn import feeding, journal, planted, rollouts
 from refusal_nn.errors import CorruptArtefact, InputError
-from refusal_nn.files import sha256
+from refusal_nn.files import read_json, sha256
 from refusal_nn.runs import Stage
 
 CHAIN = ("capture", "validate", "similarity", "select", "baseline", "sweep", "subspace")
@@ -191,10 +191,9 @@ def _spoil(root: Path, faults: int) -> None:
 
 
 def _noticed(stage: Stage, path: Path, bad: bytes) -> bool:
-    if path.name == "settings.json":  # what was asked for last, not what is there: written anew
-        wanted = stage.settings()
-        stage.request(wanted)
-        return path.read_bytes() != bad and stage.is_current(wanted)
+    if path.name == "settings.json":  # what was asked for last: written anew, the stamp removed
+        stage.request(wanted := stage.settings())
+        return read_json(path) == wanted and not stage.summary.exists()
     try:
         stage.verify()
     except CorruptArtefact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -33,7 +34,8 @@ def run(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         print(GOES_ON, file=sys.stderr)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         # Not sys.exit: where the interruption passed through eval() or exec() of a string, as of a
         # named tuple that is being made, Python would still end by SIGINT, whatever the code.
         os._exit(143 if terminated else 130)
