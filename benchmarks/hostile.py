@@ -120,9 +120,13 @@ def _begun() -> int:
 def _wait_for(pid: int, units: int) -> None:
     """Until a child has begun so many, or is done."""
     while int.from_bytes(BEGUN[:8], "little") < units:
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if _is_done(pid):
             return
         time.sleep(0.001)
+
+
+def _is_done(pid: int) -> bool:
+    return bool(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
 
 def _tables(folder: Path) -> dict[str, str]:
@@ -149,10 +153,11 @@ def _kill(stage: str, root: Path, kills: int, number: signal.Signals) -> None:
         pid = _child(stage, root)
         _wait_for(pid, rng.randrange(once))
         time.sleep(rng.uniform(0, length / once))
+        late = _is_done(pid)
         os.kill(pid, number)
         end, first = _ended(pid, root), _begun()
+        other += [end] * (not late and end != ENDS[number])
         if not (folder / "summary.json").exists():
-            other += [end] * (end != ENDS[number])
             assert _ended(_child(stage, root), root) == (0, "")
             lost.append(first + _begun() - once)
             same += _tables(folder) == whole
