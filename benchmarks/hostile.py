@@ -1,5 +1,5 @@
-"""A hostile afternoon: stages killed and interrupted at random times, result files spoilt at random
-places.
+"""A hostile afternoon: stages killed and interrupted at random times, disks that fill up (of root
+only, who can mount them), result files spoilt at random places.
 
     python benchmarks/hostile.py [kills [faults]]
 
@@ -18,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,6 +44,10 @@ def main(kills: int = 20, faults: int = 200) -> None:
     _count(journal.Journal, "add")
     _count(rollouts.Rollout, "_unit")
     root = Path(tempfile.mkdtemp())
+    (root / "results").mkdir()
+    mounted = os.geteuid() == 0
+    if mounted:
+        _tool("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", root / "results")
     try:
         planted.write_prompts(root / "prompts.csv", 72)
         begun = time.perf_counter()
@@ -52,9 +57,17 @@ def main(kills: int = 20, faults: int = 200) -> None:
         for stage in os.environ.get("KS", "capture,sweep,subspace").split(","):
             for number in ENDS:
                 _kill(stage, root, kills, number)
+            if mounted:
+                _fill(stage, root, kills)
         _spoil(root, faults)
     finally:
+        if mounted:
+            _tool("umount", root / "results")
         shutil.rmtree(root)
+
+
+def _tool(*words: object) -> None:
+    subprocess.run([str(word) for word in words], check=True)
 
 
 def _count(owner: object, name: str) -> None:
@@ -120,13 +133,9 @@ def _begun() -> int:
 def _wait_for(pid: int, units: int) -> None:
     """Until a child has begun so many, or is done."""
     while int.from_bytes(BEGUN[:8], "little") < units:
-        if _is_done(pid):
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
         time.sleep(0.001)
-
-
-def _is_done(pid: int) -> bool:
-    return bool(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
 
 def _tables(folder: Path) -> dict[str, str]:
@@ -153,7 +162,7 @@ def _kill(stage: str, root: Path, kills: int, number: signal.Signals) -> None:
         pid = _child(stage, root)
         _wait_for(pid, rng.randrange(once))
         time.sleep(rng.uniform(0, length / once))
-        late = _is_done(pid)
+        late = (folder / "summary.json").exists()
         os.kill(pid, number)
         end, first = _ended(pid, root), _begun()
         other += [end] * (not late and end != ENDS[number])
@@ -164,6 +173,32 @@ def _kill(stage: str, root: Path, kills: int, number: signal.Signals) -> None:
     print(
         f"{stage}: {same} of {len(lost)} {number.name} ended in the same bytes; a whole run begins "
         f"{once} in {length:.1f} s, begun more: {sorted(lost)}; ended otherwise: {other}",
+        flush=True,
+    )
+
+
+def _fill(stage: str, root: Path, times: int) -> None:
+    """A line: of how many runs on a disk that filled up the tables were the same in the end; and
+    where old files did not stay, or it was not said how many bytes are needed."""
+    disk, rng, same, other = root / "results", random.Random(stage), [], []
+    folder = disk / "planted-1" / stage
+    whole, most = _tables(folder), sum(path.stat().st_size for path in folder.iterdir())
+    while len(same) < times:
+        (folder / "summary.json").unlink()
+        kept, room = _tables(folder), rng.randrange(most)
+        with (disk / "ballast").open("wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free - room)
+        code, said = _ended(_child(stage, root), root)
+        (disk / "ballast").unlink()
+        if code:
+            now = _tables(folder)
+            fine = code == 7 and "bytes needed" in said and "\n" not in said
+            fine &= kept.items() <= now.items() and "summary.json" not in now
+            other += [(room, code, said)] * (not fine)
+            assert _ended(_child(stage, root), root) == (0, "")
+            same.append(_tables(folder) == whole)
+    print(
+        f"{stage}: {sum(same)} of {times} full disks ended in the same bytes; otherwise: {other}",
         flush=True,
     )
 
