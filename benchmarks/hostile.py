@@ -1,9 +1,11 @@
-"""A hostile afternoon: stages killed at random times, result files spoilt at random places.
+"""A hostile afternoon: stages killed and interrupted at random times, disks that fill up (of root
+only, who can mount them), result files spoilt at random places.
 
     python benchmarks/hostile.py [kills [faults]]
 
-Every stage runs in a child of this process, which holds the models; the child is killed by SIGKILL
-a moment after a unit of work drawn uniformly from those of a whole run, then a second one goes on.
+Every stage runs in a child of this process, which holds the models; the child gets SIGKILL, SIGINT
+or SIGTERM a moment after a unit of work drawn uniformly from those of a whole run, then a second
+one goes on. A child that was interrupted must say so in just one line and end in 130 or 143.
 Counted is what the journal was given (batches, rows, KLs) and units of completions begun: begun
 more is lost work (2 of one unit of completions: begun, and given to the journal).
 """
@@ -16,19 +18,24 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
+from experiments import ending
 from refusal_nn import feeding, journal, planted, rollouts
 from refusal_nn.errors import CorruptArtefact, InputError
-from refusal_nn.files import sha256
+from refusal_nn.files import read_json, sha256
 from refusal_nn.runs import Stage
 
 CHAIN = ("capture", "validate", "similarity", "select", "baseline", "sweep", "subspace")
 SMALL = "--n=72 --dtype=float32 --device=cpu --val=8 --tokens=6 --controls=1 --layers=3"
+ENDS = {signal.SIGKILL: (-9, ""), signal.SIGINT: (130, ending.GOES_ON)}
+ENDS |= {signal.SIGTERM: (143, ending.GOES_ON)}
 BEGUN = mmap.mmap(-1, 8)  # shared with children: units and batches begun
 
 
@@ -37,6 +44,10 @@ def main(kills: int = 20, faults: int = 200) -> None:
     _count(journal.Journal, "add")
     _count(rollouts.Rollout, "_unit")
     root = Path(tempfile.mkdtemp())
+    (root / "results").mkdir()
+    mounted = os.geteuid() == 0
+    if mounted:
+        _tool("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", root / "results")
     try:
         planted.write_prompts(root / "prompts.csv", 72)
         begun = time.perf_counter()
@@ -44,10 +55,19 @@ def main(kills: int = 20, faults: int = 200) -> None:
             _run(stage, root)
         print(f"chain: {time.perf_counter() - begun:.0f} s", flush=True)
         for stage in os.environ.get("KS", "capture,sweep,subspace").split(","):
-            _kill(stage, root, kills)
+            for number in ENDS:
+                _kill(stage, root, kills, number)
+            if mounted:
+                _fill(stage, root, kills)
         _spoil(root, faults)
     finally:
+        if mounted:
+            _tool("umount", root / "results")
         shutil.rmtree(root)
+
+
+def _tool(*words: object) -> None:
+    subprocess.run([str(word) for word in words], check=True)
 
 
 def _count(owner: object, name: str) -> None:
@@ -70,14 +90,38 @@ def _run(stage: str, root: Path) -> None:
 
 
 def _child(stage: str, root: Path) -> int:
+    """The process id of a command that runs a stage; what it says to stderr goes to root/said."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # until there is someone who hears it
     pid = os.fork()
     if pid == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1
+        # A shell starts background jobs with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            _run(stage, root)
+            for number, path in ((1, Path(os.devnull)), (2, root / "said")):
+                with path.open("w") as file:
+                    os.dup2(file.fileno(), number)
+            ending.run(lambda: _heard() or _run(stage, root))
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
         finally:
-            os._exit(0)
+            sys.stderr.flush()
+            os._exit(code)
+    _heard()
     return pid
+
+
+def _heard() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
+
+
+def _ended(pid: int, root: Path) -> tuple[int, str]:
+    """Exit code of a child, minus the signal that killed it, and what it said to stderr."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, (root / "said").read_text().strip()
 
 
 def _begun() -> int:
@@ -102,34 +146,59 @@ def _tables(folder: Path) -> dict[str, str]:
     }
 
 
-def _kill(stage: str, root: Path, kills: int) -> None:
+def _kill(stage: str, root: Path, kills: int, number: signal.Signals) -> None:
     """A line: of how many kills the tables were the same, how much was begun twice."""
-    folder, rng = root / "results" / "planted-1" / stage, random.Random(stage)
+    folder, rng = root / "results" / "planted-1" / stage, random.Random(f"{stage} {number}")
     whole = _tables(folder)
     (folder / "summary.json").unlink()
     _begun()
     begun = time.perf_counter()
-    os.waitpid(_child(stage, root), 0)
+    assert _ended(_child(stage, root), root) == (0, "")
     length, once = time.perf_counter() - begun, _begun()
-    same, lost, killed = int(_tables(folder) == whole), [], 0
-    assert same, stage
-    for _ in range(kills):
+    same, lost, other = 0, [], []
+    assert _tables(folder) == whole, stage
+    while len(lost) < kills:
         (folder / "summary.json").unlink()
         pid = _child(stage, root)
         _wait_for(pid, rng.randrange(once))
         time.sleep(rng.uniform(0, length / once))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        cut = not (folder / "summary.json").exists()
-        first = _begun()
-        if cut:
-            os.waitpid(_child(stage, root), 0)
-            killed += 1
+        late = (folder / "summary.json").exists()
+        os.kill(pid, number)
+        end, first = _ended(pid, root), _begun()
+        other += [end] * (not late and end != ENDS[number])
+        if not (folder / "summary.json").exists():
+            assert _ended(_child(stage, root), root) == (0, "")
             lost.append(first + _begun() - once)
             same += _tables(folder) == whole
     print(
-        f"{stage}: {same - 1} of {killed} kills ended in the same bytes; a whole run begins {once} "
-        f"in {length:.1f} s, begun more when killed: {sorted(lost)}",
+        f"{stage}: {same} of {len(lost)} {number.name} ended in the same bytes; a whole run begins "
+        f"{once} in {length:.1f} s, begun more: {sorted(lost)}; ended otherwise: {other}",
+        flush=True,
+    )
+
+
+def _fill(stage: str, root: Path, times: int) -> None:
+    """A line: of how many runs on a disk that filled up the tables were the same in the end; and
+    where old files did not stay, or it was not said how many bytes are needed."""
+    disk, rng, same, other = root / "results", random.Random(stage), [], []
+    folder = disk / "planted-1" / stage
+    whole, most = _tables(folder), sum(path.stat().st_size for path in folder.iterdir())
+    while len(same) < times:
+        (folder / "summary.json").unlink()
+        kept, room = _tables(folder), rng.randrange(most)
+        with (disk / "ballast").open("wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free - room)
+        code, said = _ended(_child(stage, root), root)
+        (disk / "ballast").unlink()
+        if code:
+            now = _tables(folder)
+            fine = code == 7 and "bytes needed" in said and "\n" not in said
+            fine &= kept.items() <= now.items() and "summary.json" not in now
+            other += [(room, code, said)] * (not fine)
+            assert _ended(_child(stage, root), root) == (0, "")
+            same.append(_tables(folder) == whole)
+    print(
+        f"{stage}: {sum(same)} of {times} full disks ended in the same bytes; otherwise: {other}",
         flush=True,
     )
 
@@ -162,10 +231,9 @@ def _spoil(root: Path, faults: int) -> None:
 
 
 def _noticed(stage: Stage, path: Path, bad: bytes) -> bool:
-    if path.name == "settings.json":  # what was asked for last, not what is there: written anew
-        wanted = stage.settings()
-        stage.request(wanted)
-        return path.read_bytes() != bad and stage.is_current(wanted)
+    if path.name == "settings.json":  # what was asked for last: written anew, the stamp removed
+        stage.request(wanted := stage.settings())
+        return read_json(path) == wanted and not stage.summary.exists()
     try:
         stage.verify()
     except CorruptArtefact:

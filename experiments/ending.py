@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -13,6 +14,7 @@ from refusal_nn.errors import DiskError, OutOfMemory, RefusalNNError
 from refusal_nn.memory import asked_for, is_out_of_memory
 from refusal_nn.plain_text import visible
 
+GOES_ON = "interrupted; the same command goes on where this one stopped"
 LONGEST = 2000  # characters of a message: what it quotes may be a whole file
 
 
@@ -31,8 +33,12 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(143 if terminated else 130)
+        print(GOES_ON, file=sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        # Not sys.exit: where the interruption passed through eval() or exec() of a string, as of a
+        # named tuple that is being made, Python would still end by SIGINT, whatever the code.
+        os._exit(143 if terminated else 130)
     except BrokenPipeError:
         # A pipe that closes (| head) is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

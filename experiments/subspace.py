@@ -7,8 +7,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from experiments import against, capture, causes, cli, sweep
 
 if TYPE_CHECKING:
@@ -107,6 +105,8 @@ def _best(table: Sequence[causes.Row], finalists: Sequence[Candidate]) -> Candid
 def _test(bench: Bench, best: Candidate) -> tuple[Curve, list[causes.Row], list[causes.Row]]:
     """The chosen basis on test beside random ones of equal rank: the curve that the rule reads, the
     completions, and a row per rank."""
+    import numpy as np
+
     from experiments import rank_curve
     from refusal_nn import causal, ranks
 
