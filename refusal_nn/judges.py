@@ -6,6 +6,7 @@ by the sequence of kinds and by what was asked.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 import zlib
@@ -172,6 +173,7 @@ def sentences(text: str) -> list[Sentence]:
     return found
 
 
+@functools.lru_cache(maxsize=4096)  # refusals begin alike
 def _kinds(sentence: str) -> dict[str, re.Match[str]]:
     rest = KINDS["exempt"].sub(" ", sentence)
     rows = {kind: row.search(KINDS["limit"].sub(" ", rest)) for kind, row in KINDS.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ PACKAGES = (
 )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     def version(name: str) -> str:
         try:
