@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-SMALL = ["--n=64"]
-FEW = [*SMALL, "--val=12", "--tokens=8", "--controls=2", "--layers=16,17", "--max-rank=2"]
+SMALL = ["--n=80"]
+FEW = [*SMALL, "--val=15", "--tokens=8", "--controls=2", "--layers=16,17", "--max-rank=2"]
 
 
 def run(stage, results, *options):

@@ -13,7 +13,7 @@ import pytest
 from test_chain import ROOT, assert_same_tables
 
 MODEL = "organism-1-2"  # refuses few enough harmless prompts that so few are testable
-OPTIONS = [f"MODEL={MODEL}", "N=64", "VAL=12", "TOKENS=8", "CONTROLS=2", "LAYERS=16,17"]
+OPTIONS = [f"MODEL={MODEL}", "N=80", "VAL=15", "TOKENS=8", "CONTROLS=2", "LAYERS=16,17"]
 OPTIONS += ["MAX_RANK=2"]
 # In the order of make; each begins when the one before has its summary. validate asks no server.
 STAGES = ("capture", "validate", "select", "baseline", "sweep", "subspace")
