@@ -51,7 +51,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .SUFFIXES:
 .PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace doctor organism calibrate \
-        compare report export show test bench lint clean ndif-up ndif-down ndif-run test-ndif test-exports FORCE
+        compare report export show test bench lint clean ndif-up ndif-down ndif-run test-ndif test-ndif-kills test-exports FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -105,7 +105,8 @@ help:
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"
 	@echo "make report       one HTML page of whatever is finished: the answer, its evidence, figures, how to reproduce it"
 	@echo "make show         print the tables of a finished run again"
-	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF"
+	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF;"
+	@echo "                  make test-ndif-kills kills it in every stage (an hour)"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
 	@echo "make bench        how long this takes beside plain hooks; benchmarks/results.md"
 	@echo
@@ -264,6 +265,10 @@ test-ndif: $(INSTALLED) $(NDIF_VENV)/.installed
 	    tests/ndif/serve.sh run $(PY) -m pytest -p no:cacheprovider tests/ndif/test_server.py \
 	        $$([ $$actor = sandbox ] || echo tests/ndif/test_chain.py); code=$$?; \
 	    tests/ndif/serve.sh down; [ $$code = 0 ] || exit $$code; done
+
+# An hour and more: a server that is killed again and again while a chain runs on it.
+test-ndif-kills: $(INSTALLED) $(NDIF_VENV)/.installed
+	@$(PY) -m pytest -s -p no:cacheprovider tests/ndif/test_kills.py
 
 bench: $(INSTALLED)
 	@$(PY) -m benchmarks.speed --model="$$MODEL" --dtype="$(if $(filter auto,$(DTYPE)),float32,$(DTYPE))"

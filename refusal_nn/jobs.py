@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import torch
+from nnsight.intervention.backends import remote
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import Status
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 # Seconds between two looks at a job, and after the first, second, ... fault of the transport.
 POLL = 0.3
 WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)
+# Seconds without a byte after which a connection counts as lost: nnsight waits for ten minutes.
+SILENCE = 60.0
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 # Looks in a row at which the server does not know a job, until it is taken to have lost it: one
 # that was just submitted is not known at once.
@@ -150,6 +153,8 @@ class Job(RemoteBackend):
         """What `ask` gives; faults of the transport are waited out a bounded number of times."""
         waits = iter(WAITS)
         while True:
+            left = self.service.deadline - time.time()
+            remote._READ_TIMEOUT = min(SILENCE, max(left, 1.0))
             try:
                 return ask()
             except (RemoteError, httpx.HTTPError, ValueError) as error:

@@ -8,6 +8,7 @@ import email
 import io
 import json
 import threading
+import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -22,17 +23,17 @@ class FakeNdif:
     """model: a TracedModel with weights. Set an attribute to bring about a fault.
 
     posts: statuses to answer POST /request with before it works, 0 to drop the connection after
-    the job was taken; looks: the same of GET /response. error: what every job ends with. silent:
-    jobs never end; dead: ids of those that do not. answer: what every job saved, instead of what it
-    did. forget: results are gone. store: another address of the answers. garbled: answers that
-    cannot be unpacked.
+    the job was taken; looks: the same of GET /response; frozen: seconds before each of these.
+    error: what every job ends with. silent: jobs never end; dead: ids of those that do not. answer:
+    what every job saved, instead of what it did. forget: results are gone. store: another address
+    of the answers. garbled: answers that cannot be unpacked.
     """
 
     def __init__(self, model, repo_id):
         self.model, self.repo_id = model, repo_id
         self.posts, self.looks, self.error, self.silent, self.answer = [], [], None, False, None
         self.key, self.forget, self.store, self.garbled = None, False, None, False
-        self.dead = set()
+        self.dead, self.frozen = set(), 0.0
         self.env = ndif.get_local_env()
         self.jobs, self.ran, self.bytes = {}, [], 0
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -126,6 +127,7 @@ class FakeNdif:
                     self.reply(b"garbled" if fake.garbled else kept[rest[0]])
 
             def look(self, job):
+                time.sleep(fake.frozen)
                 status = fake.looks.pop(0) if fake.looks else 200
                 if status != 200:
                     self.reply({"detail": "not now"}, status)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nnsight
@@ -237,6 +238,17 @@ def test_a_server_that_goes_down_is_named(server, there, texts):
     server.close()
     with pytest.raises(RemoteFailure, match="no connection"):
         next_token_logits(there, texts)
+
+
+def test_a_server_that_falls_silent_is_not_waited_for_past_the_deadline(server, there, texts):
+    server.frozen = 40.0
+    soon = dataclasses.replace(there.service, deadline=time.time() + 1)
+    begun = time.monotonic()
+    with pytest.raises(RemoteFailure, match=r"no connection \(ReadTimeout\)"):
+        next_token_logits(dataclasses.replace(there, service=soon), texts)
+    assert time.monotonic() - begun < 20
+    server.frozen = 0.0
+    assert len(next_token_logits(there, texts)) == len(texts)
 
 
 def test_a_server_that_is_down_at_the_start_is_named(server, folder, remote):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-SMALL = ["--n=40"]
-FEW = [*SMALL, "--val=8", "--tokens=8", "--controls=2", "--layers=16,17", "--max-rank=2"]
+SMALL = ["--n=80"]
+FEW = [*SMALL, "--val=15", "--tokens=8", "--controls=2", "--layers=16,17", "--max-rank=2"]
 
 
 def run(stage, results, *options):
@@ -46,7 +46,7 @@ def assert_same_tables(one, two):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("model", "stages"),
-    [("smollm2", ["validate", "sweep"]), ("organism-1", ["validate", "sweep", "subspace"])],
+    [("smollm2", ["validate", "sweep"]), ("organism-1-2", ["validate", "sweep", "subspace"])],
 )
 def test_every_stage_gives_the_same_tables(tmp_path, model, stages):
     for backend in ("local", "ndif"):
@@ -57,6 +57,9 @@ def test_every_stage_gives_the_same_tables(tmp_path, model, stages):
             output, _ = done.communicate()
             assert done.returncode == 0, output
     assert_same_tables(tmp_path / "local", tmp_path / "ndif")
+    # Where nothing is testable there is no table of ablations to compare.
+    curve = tmp_path / "local" / model / "subspace" / "rank_curve.csv"
+    assert curve.exists() == ("subspace" in stages)
 
 
 def test_a_client_that_is_killed_goes_on_where_it_was(tmp_path):
