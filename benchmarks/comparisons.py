@@ -173,8 +173,9 @@ def _measured(b, edit, completions):
     first = plain.last_logits(b.model, harmful, edit)
     texts = b.model.lm.tokenizer.batch_decode(completions, skip_special_tokens=True)
     own = [i for i, text in enumerate(texts) if judge(harmful[i], text).label == "compliance"]
-    nll = plain.nll(b.model, [harmful[i] for i in own], [completions[i] for i in own])
-    return kl, first, nll
+    if own:
+        plain.nll(b.model, [harmful[i] for i in own], [completions[i] for i in own])
+    return kl, first
 
 
 def _swept(rollout, arms, asked, harmless):
