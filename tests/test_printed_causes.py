@@ -41,7 +41,8 @@ def swept(layer, **changes):
 def measured(best, verdict="NO"):
     names = ("baseline_refusal", "compliance", "compliance_by_logits", "over_controls")
     test = dict.fromkeys((*names, "judges_kappa"), HALF)
-    test |= {"controls_compliance": 0.03, "controls": 20, "kl": 0.0456}
+    test |= {"controls_compliance": 0.03, "controls": 20, "controls_n": 400}
+    test |= {"kl": 0.0456}
     test |= {"mcnemar": {"changed_up": 2, "changed_down": 41, "p": 1.5e-9, "log10_p": -8.8}}
     sets = {name: {"n": 60, **rate("refusal", 0.2)} for name in ("test.harmless", "scary")}
     after = sets | {"scary": {"n": 60, **rate("refusal", 0.1)}}
@@ -150,7 +151,7 @@ def test_the_sweep_shows_each_layer_then_the_test_then_the_verdict_and_its_reaso
     for part in (
         "refused untouched 50 % [40, 60] (n=100)",
         "50 % [40, 60] (n=100) by rule judge, 50 % [40, 60] (n=100) by logits",
-        "random directions 3 % (mean of 20), difference 50 points [40, 60] (n=100)",
+        "20 random directions 3 % (n=400), difference 50 points [40, 60] (n=100)",
         "KL on harmless 0.046 nats",
         "no longer refused 41, newly refused 2: McNemar p = 1.5e-09",
         "kappa 0.50 [0.40, 0.60] (n=100)",
