@@ -145,15 +145,19 @@ def row_sweep(b):
 
     mine, (rows, out) = seconds(lambda: _swept(rollout, arms, asked, b.few["harmless"]))
     taken, found = seconds(theirs)
-    more, _ = seconds(lambda: [_measured(b, *pair) for pair in zip(edits, found, strict=True)])
+    once, clean = seconds(
+        lambda: plain.last_logits(b.model, b.few["harmless"], plain.planted(b.model))
+    )
+    more, _ = seconds(lambda: [_measure(b, clean, *x) for x in zip(edits, found, strict=True)])
     whole, same = (t * b.model.n_layers / b.some for t in (taken, taken + more))
-    by_hooks = {
-        (str(i), prompt.id): ids
+    same += once
+    lengths = {
+        (str(i), prompt.id): len(ids)
         for i, done in zip(b.layers(), found, strict=True)
         for prompt, ids in zip(asked, done, strict=True)
     }
     ours_at = {(r["arm"], r["id"]): r["tokens"] for r in rows}
-    alike = np.mean([ours_at[key] == len(by_hooks[key]) for key in ours_at.keys() & by_hooks])
+    alike = np.mean([ours_at[key] == lengths[key] for key in ours_at.keys() & lengths.keys()])
     share = len(rows) / len(asked) / b.model.n_layers
     note = (
         f"{100 * share:.0f} % of the completions asked for, {len(out)} layers ruled out; "
@@ -165,17 +169,16 @@ def row_sweep(b):
     yield Row("sweep, its table", "hooks, layer by layer", mine, same, same / mine, "", note)
 
 
-def _measured(b, edit, completions):
-    """What a layer's row has beside its completions; likelihoods of those that do not refuse."""
-    harmful, harmless = b.few["harmful"], b.few["harmless"]
-    clean = plain.last_logits(b.model, harmless, plain.planted(b.model))
-    kl = kl_divergence(clean, plain.last_logits(b.model, harmless, edit))
-    first = plain.last_logits(b.model, harmful, edit)
+def _measure(b, clean, edit, completions):
+    """Compute what a layer's row has beside its completions; likelihoods of those that do not
+    refuse."""
+    harmful = b.few["harmful"]
+    kl_divergence(clean, plain.last_logits(b.model, b.few["harmless"], edit))
+    plain.last_logits(b.model, harmful, edit)
     texts = b.model.lm.tokenizer.batch_decode(completions, skip_special_tokens=True)
     own = [i for i, text in enumerate(texts) if judge(harmful[i], text).label == "compliance"]
     if own:
         plain.nll(b.model, [harmful[i] for i in own], [completions[i] for i in own])
-    return kl, first
 
 
 def _swept(rollout, arms, asked, harmless):
