@@ -20,6 +20,9 @@ from refusal_nn.errors import InputError
 # Of these shares of the depth: embeddings hold words, and the last blocks the next token.
 DEPTHS = (0.1, 0.8)
 FINALISTS = 3
+# Every basis is asked about so few prompts of each class, this share of each construction's about
+# all. More than half of the work fell to bases nowhere near the best.
+FIRST_ROUND, SHARE, LEAST = 8, 0.25, 3
 ITERATIVE, ITERATIONS = "iterative", 4
 # Of each basis where no rank was found; directions beyond the rank would only compare noise.
 ANGLES = 4
@@ -85,8 +88,15 @@ def _states(bench: Bench) -> tuple[dict[str, list[object]], dict[int, States]]:
 
 def screened(bench: Bench, found: Sequence[Candidate], folder: Path) -> list[Candidate]:
     """The best candidate of each construction, by logits alone on val, and the iterative one, whose
-    first row is the single direction; candidates.csv says why."""
-    rows = list(_scores(bench, found))
+    first row is the single direction; candidates.csv says why, and screened.csv of those that a
+    few prompts were enough to rule out."""
+    most = bench.args.val
+    if most > FIRST_ROUND:
+        few = list(_scores(bench, found, FIRST_ROUND))
+        files.write_csv(folder / "screened.csv", few)
+        kept = candidates.leading(few, SHARE, LEAST)
+        found = [c for c in found if c.name in kept]
+    rows = list(_scores(bench, found, most))
     files.write_csv(folder / "candidates.csv", rows)
     chosen = candidates.best_of_each(rows, FINALISTS)
     return [
@@ -95,11 +105,11 @@ def screened(bench: Bench, found: Sequence[Candidate], folder: Path) -> list[Can
     ]
 
 
-def _scores(bench: Bench, found: Sequence[Candidate]) -> Iterator[causes.Row]:
-    """A row per candidate and rank: how many val prompts are still refused, and KL. Every rank: one
-    dimension more than is needed may break what was enough."""
+def _scores(bench: Bench, found: Sequence[Candidate], most: int) -> Iterator[causes.Row]:
+    """A row per candidate and rank: how many of at most so many val prompts are still refused, and
+    KL. Every rank: one dimension more than is needed may break what was enough."""
     texts = {
-        label: [p.prompt for p in selection.evenly(of, bench.args.val)]
+        label: [p.prompt for p in selection.evenly(of, most)]
         for label, of in (
             ("harmful", bench.found.refused("val")),
             ("harmless", bench.found.answered("val")),
@@ -112,7 +122,7 @@ def _scores(bench: Bench, found: Sequence[Candidate]) -> Iterator[causes.Row]:
         if k <= c.subspace.rank
     }
     arms = {name: bench.span(c.subspace.basis[:k]) for name, (c, k) in places.items()}
-    with causes.progress("bases", len(arms)) as advance:
+    with causes.progress(f"bases, {most} prompts", len(arms)) as advance:
         for names in rollouts.packs(arms, list(arms)):
             unit = rollouts.fingerprint(arms, names, (names, texts))
             if unit not in bench.journal.done:

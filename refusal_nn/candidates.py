@@ -79,12 +79,24 @@ def best_of_each(rows: Sequence[Mapping[str, object]], most: int) -> list[str]:
 
     rows: name, construction, rank, n, refused (share of n prompts), kl.
     """
+    return [names[0] for names in _by_construction(rows).values()][:most]
+
+
+def leading(rows: Sequence[Mapping[str, object]], share: float, least: int) -> set[str]:
+    """Names of the best share of each construction, and never fewer than `least` of it: those worth
+    asking about more prompts. rows: as of best_of_each."""
+    of = _by_construction(rows).values()
+    return {name for names in of for name in names[: max(least, math.ceil(share * len(names)))]}
+
+
+def _by_construction(rows: Sequence[Mapping[str, object]]) -> dict[object, list[str]]:
+    """Names of each construction's candidates, the best first, and so the constructions."""
     kind = {row["name"]: row["construction"] for row in rows}
     rates = [wilson(round((1 - row["refused"]) * row["n"]), row["n"]) for row in rows]
-    first: dict[object, str] = {}
+    found: dict[object, list[str]] = {}
     for name in _ranked(rows, rates):
-        first.setdefault(kind[name], name)
-    return list(first.values())[:most]
+        found.setdefault(kind[name], []).append(name)
+    return found
 
 
 def best_curve(rows: Sequence[Mapping[str, object]]) -> str:

@@ -33,6 +33,21 @@ def test_the_best_of_each_construction_is_kept_best_first():
     assert candidates.best_of_each([], 3) == []
 
 
+def test_the_leading_share_of_each_construction_is_asked_again_and_never_fewer_than_the_least():
+    rows = [
+        *scores("p 1", (1, 0.5), construction="p"),
+        *scores("p 2", (1, 0), construction="p"),
+        *scores("p 3", (0, 0), construction="p"),
+        *scores("p 4", (1, 0.9), construction="p"),
+        *scores("iterative", (1, 1)),
+    ]
+    assert candidates.leading(rows, 0.25, 1) == {"p 3", "iterative"}
+    assert candidates.leading(rows, 0.26, 1) == {"p 3", "p 2", "iterative"}
+    assert candidates.leading(rows, 0.25, 3) == {"p 3", "p 2", "p 1", "iterative"}
+    best = candidates.best_of_each(rows, 9)
+    assert set(best) <= candidates.leading(rows[::-1], 0.01, 1)
+
+
 def test_a_rank_that_is_enough_counts_though_one_dimension_more_breaks_it():
     """So it is with planted models, where a mean over ranks would keep the second."""
     three = scores("c 3", (1, 1, 0, 1, 1, 1), (0.01, 0.01, 0.01, 2.0, 2.0, 2.0), "c")

@@ -18,8 +18,8 @@ from refusal_nn.prompts import load_prompts
 from refusal_nn.runs import Stage
 
 ALWAYS = {"settings.json", "summary.json", "verdict.json"}
-TABLES = {"candidates.csv", "rank_curve.csv", "spectrum.csv", "angles.csv", "completions.jsonl"}
-TABLES |= {"basis.safetensors", "bases.safetensors"}
+TABLES = {f"{n}.csv" for n in ("screened", "candidates", "rank_curve", "spectrum", "angles")}
+TABLES |= {"completions.jsonl", "basis.safetensors", "bases.safetensors"}
 DRAWN = ("spectrum", "rank_curve", "angles")
 FIGURES = {"subspace.json", *(f"{name}.{kind}" for name in DRAWN for kind in ("png", "svg"))}
 SMALL = {"n": 104, "dtype": "float32", "device": "cpu", "tokens": 12, "controls": 2, "val": 12}
