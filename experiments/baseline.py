@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments import capture, causes, cli
+from experiments import capture, causes, cli, progress
 
 if TYPE_CHECKING:
     from refusal_nn.prompts import Prompt
@@ -41,8 +41,8 @@ def compute(args: argparse.Namespace) -> None:
         model = causes.load(args)
         rollout = causes.rollout(args, model)
         jobs = [Job(CLEAN, prompt) for prompts in asked.values() for prompt in prompts]
-        per_second = causes.speed(model, [job.prompt for job in jobs])
-        with causes.completing(NAME, len(jobs), args.tokens, per_second) as on_tokens:
+        per_second = progress.speed(model, [job.prompt for job in jobs])
+        with progress.completing(NAME, len(jobs), args.tokens, per_second) as on_tokens:
             rows = rollout.rows({CLEAN: None}, jobs, run.journal(model.where), on_tokens)
         named = [name for name, prompts in asked.items() for _ in prompts]
         rows = [{"set": name} | row for name, row in zip(named, rows, strict=True)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments import causes
+from experiments import causes, progress
 from experiments.against import Other
 from experiments.bench import Bench
 from refusal_nn import candidates, files, planted, rollouts, selection, subspaces
@@ -122,7 +122,7 @@ def _scores(bench: Bench, found: Sequence[Candidate], most: int) -> Iterator[cau
         if k <= c.subspace.rank
     }
     arms = {name: bench.span(c.subspace.basis[:k]) for name, (c, k) in places.items()}
-    with causes.progress(f"bases, {most} prompts", len(arms)) as advance:
+    with progress.bar(f"bases, {most} prompts", len(arms)) as advance:
         for names in rollouts.packs(arms, list(arms)):
             unit = rollouts.fingerprint(arms, names, (names, texts))
             if unit not in bench.journal.done:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from experiments import baseline, capture, causes, cli, select
+from experiments import baseline, capture, causes, cli, progress, select
 from refusal_nn import causal, controls, files, rollouts
 from refusal_nn.activations import require_finite
 from refusal_nn.captured import Captured, read_capture
@@ -119,7 +119,7 @@ class Bench:
         model = causes.load(args)
         require_same(found.origin, capture.origin(args, model))
         rollout = causes.rollout(args, model, found.nll_limit)
-        per_second = causes.speed(rollout.model, found.parts["val"])
+        per_second = progress.speed(rollout.model, found.parts["val"])
         return cls(args, found, rollout, run.journal(rollout.model.where), per_second)
 
     @property
@@ -181,7 +181,7 @@ class Bench:
     ) -> list[causes.Row]:
         """Judged completions of each arm's own prompts, arm by arm."""
         jobs = [rollouts.Job(name, prompt) for name in arms for prompt in asked[name]]
-        with causes.completing(what, len(jobs), self.args.tokens, self.per_second) as on_tokens:
+        with progress.completing(what, len(jobs), self.args.tokens, self.per_second) as on_tokens:
             return self.rollout.rows(arms, jobs, self.journal, on_tokens)
 
     def kl(self, arms: rollouts.Arms, prompts: Sequence[Prompt]) -> dict[str, float]:

@@ -1,10 +1,9 @@
-"""What the causal experiments share: options, the model, its prompts, progress, rows."""
+"""What the causal experiments share: options, the model, its prompts, rows."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments import cli
@@ -140,53 +139,6 @@ def parts(args: argparse.Namespace) -> dict[str, list[Prompt]]:
 
 def of_class(prompts: Sequence[Prompt], label: str) -> list[Prompt]:
     return [p for p in prompts if p.label == label]
-
-
-PROBE_ROWS, PROBE_TOKENS = 16, 16
-
-
-def speed(model: TracedModel, prompts: Sequence[Prompt]) -> float:
-    """Tokens per second that a short batch of these prompts is completed at."""
-    import time
-
-    from refusal_nn.tracing import generate
-
-    texts = [p.prompt for p in prompts[:PROBE_ROWS]]
-    generate(model, texts[:1], max_new_tokens=2)  # compiles the trace
-    begun = time.perf_counter()
-    done = generate(model, texts, max_new_tokens=PROBE_TOKENS)
-    return sum(len(c.ids) for c in done) / (time.perf_counter() - begun)
-
-
-@contextlib.contextmanager
-def completing(
-    what: str, completions: int, tokens: int, per_second: float
-) -> Iterator[Callable[[int], None]]:
-    """Say how many completions, and how long at most, then show their progress."""
-    from experiments.console import say
-
-    most = completions * tokens
-    say(
-        f"{what}: {completions} completions of at most {tokens} tokens, at most about "
-        f"{most / per_second / 60:.1f} minutes"
-    )
-    with progress(what, most) as advance:
-        yield advance
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over `total` units that the yielded function advances."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    from experiments.console import console
-
-    columns = (TextColumn(what), BarColumn(), TimeElapsedColumn(), TextColumn("left"), Remaining())
-    shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, object]], rollout: Rollout) -> None:

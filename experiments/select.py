@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import capture, causes, cli
+from experiments import capture, causes, cli, progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ def _scored(scorer: Scorer, directions: Tensor, journal: Journal) -> list[causes
     n_layers, begun, first = len(directions), time.perf_counter(), True
     prompts = sum(len(texts) * (1 + (label == "harmless")) for label, texts in scorer.texts.items())
     say(f"{NAME}: {directions.shape[1]} positions, {prompts} passes each, {n_layers} layers")
-    with causes.progress(NAME, n_layers) as advance:
+    with progress.bar(NAME, n_layers) as advance:
         for layer in range(n_layers):
             if str(layer) not in journal.done:
                 journal.add(str(layer), scorer.rows(layer, directions[layer]))

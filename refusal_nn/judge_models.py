@@ -22,6 +22,7 @@ from refusal_nn import loading, sources
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.judges import LABELS, THOUGHT
 from refusal_nn.models import TracedModel
+from refusal_nn.remedies import explained
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -202,16 +203,16 @@ def load_judge(spec: str, *, device: str = "auto") -> ModelJudge:
 def _architectures(name: str) -> list[str]:
     if name.startswith("tiny-"):
         return []
-    source, options = sources._located(name)
+    source, options = sources.located(name)
     if options["gguf_file"]:
         return []  # the format knows no classifiers
-    with sources.explained(name, options):
+    with explained(name, options):
         return AutoConfig.from_pretrained(source, **options).architectures or []
 
 
 def _classifier(name: str, device: str) -> ClassifierJudge:
-    source, options = sources._located(name)
-    with sources.explained(name, options):
+    source, options = sources.located(name)
+    with explained(name, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         module, info = AutoModelForSequenceClassification.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
@@ -224,7 +225,7 @@ def _classifier(name: str, device: str) -> ClassifierJudge:
     # RoBERTa's positions begin at 2, so that its table serves two tokens less.
     positions = getattr(module.config, "max_position_embeddings", None) or float("inf")
     longest = int(min(tokenizer.model_max_length, positions - 2))
-    revision = sources._revision(Path(source), options, module)
+    revision = sources.revision_of(Path(source), options, module)
     return ClassifierJudge(name, revision, module, tokenizer, labels, longest)
 
 

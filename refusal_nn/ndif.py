@@ -25,6 +25,7 @@ from refusal_nn.embedded import SHA256
 from refusal_nn.errors import InputError, RemoteFailure
 from refusal_nn.models import MODELS, ModelSpec, TracedModel, family_of
 from refusal_nn.names import is_folder, user_path
+from refusal_nn.remedies import explained
 from refusal_nn.templates import read_template, stop_ids
 
 MINUTES = 60.0
@@ -202,7 +203,7 @@ def _meta(source: str, name: str) -> tuple[TransformersModel, object]:
     """The model's modules without weights, and its configuration."""
     revision = getattr(MODELS.get(name), "revision", None)
     options = {"revision": revision or "main", "trust_remote_code": False}
-    with sources.explained(name, options | {"gguf_file": None}):
+    with explained(name, options | {"gguf_file": None}):
         config = AutoConfig.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
         sources.set_pad_token(tokenizer, config.vocab_size)

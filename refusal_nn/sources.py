@@ -5,24 +5,16 @@ Every way of failing ends in one ModelError (or InputError for a name that means
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
-import io
 import os
 import socket
-import struct
-import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub import errors as hub
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -32,21 +24,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from refusal_nn import planted, qwen1, tiny
 from refusal_nn.embedded import SHA256, cache_folder, embedded_model
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.files import sha256, write_text
-from refusal_nn.memory import is_out_of_memory
 from refusal_nn.models import MODELS
 from refusal_nn.names import is_file, is_folder, user_path
-
-# What a file raises that is cut off, spoilt, or of another model.
-BROKEN = (
-    *(ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error),
-    *(SafetensorError, hub.StrictDataclassError),
-)
+from refusal_nn.remedies import explained
 
 
 class Fetched(NamedTuple):
@@ -64,7 +49,7 @@ def fetch(name: str, dtype: torch.dtype) -> Fetched:
     if name.startswith("planted-"):
         k, seed = planted.parse(name)
         return Fetched(*planted.build(k, seed, dtype), f"planted, rank {k}, seed {seed}")
-    source, options = _located(name)
+    source, options = located(name)
     # Packed weights would be read by kernels of another precision, and are no plain matrices.
     packed = {"quantization_config": GgufConfig(dequantize=True)} if options["gguf_file"] else {}
     with explained(name, options):
@@ -75,7 +60,7 @@ def fetch(name: str, dtype: torch.dtype) -> Fetched:
             source, dtype=dtype, output_loading_info=True, **options, **packed, **safe
         )
     _require_whole(name, loaded)
-    return Fetched(model, tokenizer, _revision(Path(source), options, model))
+    return Fetched(model, tokenizer, revision_of(Path(source), options, model))
 
 
 def _require_whole(name: str, loaded: dict[str, object]) -> None:
@@ -109,7 +94,7 @@ def outline(name: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     if name.startswith(("tiny-", "planted-")):
         model, tokenizer, _ = fetch(name, torch.float32)
         return model.config, tokenizer
-    source, options = _located(name)
+    source, options = located(name)
     with explained(name, options):
         config = AutoConfig.from_pretrained(source, **options)
         return config, AutoTokenizer.from_pretrained(source, padding_side="left", **options)
@@ -121,13 +106,15 @@ def parameter_count(name: str) -> int:
         return sum(p.numel() for p in tiny.build(name.removeprefix("tiny-"))[0].parameters())
     if name.startswith("planted-"):
         return sum(p.numel() for p in planted.build(*planted.parse(name))[0].parameters())
-    source, options = _located(name)
+    source, options = located(name)
     with explained(name, options), torch.device("meta"):
         config = AutoConfig.from_pretrained(source, **options)
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
-def _located(name: str) -> tuple[str, dict[str, object]]:
+def located(name: str) -> tuple[str, dict[str, object]]:
+    """Where transformers finds what `name` means, and the options that it is read with. Raises
+    InputError, ModelError."""
     spec = MODELS.get(name)
     embedded = spec is not None and spec.embedded
     path = embedded_model() if embedded else user_path(spec.repo if spec else name)
@@ -180,7 +167,8 @@ def _hub_answers() -> bool:
     return True
 
 
-def _revision(source: Path, options: dict[str, object], model: PreTrainedModel) -> str:
+def revision_of(source: Path, options: dict[str, object], model: PreTrainedModel) -> str:
+    """What identifies the weights that were read: a commit, or their sha256."""
     if options["gguf_file"]:
         return f"sha256:{sha256(source / options['gguf_file'])}"
     if is_file(source / qwen1.MARK):
@@ -201,74 +189,3 @@ def folder_revision(source: Path) -> str:
     weights = sorted(source.glob("*.safetensors"))
     whole = f"sha256:{sha256(weights[0])}" if len(weights) == 1 else None
     return whole or f"folder of {len(weights)} safetensors files"
-
-
-@contextlib.contextmanager
-def explained(name: str, options: dict[str, object]) -> Iterator[None]:
-    """Turn what transformers and the Hub may raise into one message with its remedy."""
-    # A conversion bar writes a line per step into a log file.
-    to_file = options["gguf_file"] and not sys.stderr.isatty()
-    quiet = contextlib.redirect_stderr(io.StringIO()) if to_file else contextlib.nullcontext()
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what matters of its reports is in ours
-    try:
-        with quiet, _gguf_parsed_once() if options["gguf_file"] else contextlib.nullcontext():
-            yield
-    except (OSError, hub.HfHubHTTPError) as error:
-        raise ModelError(_remedy(error, name)) from error
-    except BROKEN as error:
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if "ignore_mismatched_sizes" in reason:
-            reason = "its weights have other shapes than its config.json says"
-        what = "read as GGUF" if options["gguf_file"] else "loaded"
-        raise ModelError(f"{name} cannot be {what}: {reason}; fetch it again") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
-
-
-def _remedy(error: BaseException, name: str) -> str:
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    page = f"https://huggingface.co/{MODELS[name].repo if name in MODELS else name}"
-    # A gated repository is a kind of missing one, so it is asked for first.
-    remedies = {
-        hub.GatedRepoError: f"accept its licence on {page}, then run `.venv/bin/hf auth login`",
-        hub.RevisionNotFoundError: "this revision does not exist there",
-        hub.RepositoryNotFoundError: "no such model on the Hub, or a private one: check the name",
-        hub.OfflineModeIsEnabled: "unset HF_HUB_OFFLINE to let it be fetched",
-    }
-    for kind, remedy in remedies.items():
-        if any(isinstance(cause, kind) for cause in causes):
-            return f"{name}: {remedy}"
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-    return (
-        f"{name} could not be fetched or read{offline}: {reason}. Check the connection, or give a "
-        "local folder with safetensors or a .gguf file as MODEL="
-    )
-
-
-@contextlib.contextmanager
-def _gguf_parsed_once() -> Iterator[None]:
-    """While it lasts, a GGUF's header and name map are computed once.
-
-    transformers 5.23 does so 4 and 400 times over: 30 s of 46 for a vocabulary of 152,000 tokens.
-    """
-    import gguf
-
-    names = ("GGUFReader", "get_tensor_name_map")
-    originals = {name: getattr(gguf, name) for name in names}
-    for name in names:
-        setattr(gguf, name, functools.cache(originals[name]))
-    try:
-        yield
-    finally:
-        for name in names:
-            setattr(gguf, name, originals[name])
