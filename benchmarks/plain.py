@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from refusal_nn.batching import Batch, batched
+from refusal_nn.generation import GREEDY
 from refusal_nn.interventions import project_out
-from refusal_nn.passes import GREEDY
 
 SIZE = 32
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from refusal_nn import passes  # isort: skip  before nnsight: see there
+from refusal_nn import generation, passes  # isort: skip  before nnsight: see there
 import torch
 from torch import Tensor
 
@@ -167,7 +167,7 @@ def _generated(
     on_tokens: Callable[[int], object] | None,
     **options: object,
 ) -> tuple[list[Completion], list[Tensor | None]]:
-    """args: of passes.completions; options: of plan."""
+    """args: of generation.completions; options: of plan."""
     max_new_tokens, _, scored = args
     ids = model.template.render(prompts)
     todo = plan(model, ids, intervention=intervention, new_tokens=max_new_tokens, **options)
@@ -175,7 +175,8 @@ def _generated(
     told = on_tokens if model.service is None else None  # no function of ours is called from afar
     new: list[list[int]] = [[] for _ in ids]
     logits: list[Tensor | None] = [None] * len(ids)
-    for feed, found in answered(model, todo, intervention, size, passes.completions, *args, told):
+    run = answered(model, todo, intervention, size, generation.completions, *args, told)
+    for feed, found in run:
         for row, (tokens, first) in zip(feed.batch.rows, found, strict=True):
             new[row], logits[row] = tokens, first
     return [completion(model, tokens) for tokens in new], logits
