@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from refusal_nn.agreement import controls_rate
 from refusal_nn.estimates import Estimate
 from refusal_nn.files import read_csv
 
@@ -39,6 +40,11 @@ def rate_cell(row: Row, name: str, unit: str = "%") -> str:
     """As `79 % [70, 86] (n=100)`; unit: points, for a difference of rates."""
     found = estimate_of(row, name)
     return found.percent().replace("%", unit) if found else ""
+
+
+def controls_cell(mean: object, prompts: int) -> str:
+    """The mean rate under random directions or subspaces, as a rate; n counts prompts."""
+    return "" if mean in EMPTY else controls_rate(mean, prompts).percent()
 
 
 def estimate_cell(found: Row | None) -> str:

@@ -11,6 +11,7 @@ from experiments.cells import (
     Row,
     Rows,
     Table,
+    controls_cell,
     estimate_cell,
     estimate_of,
     number_cells,
@@ -138,14 +139,14 @@ def _on_test(t: Row) -> list[str]:
     names = ("baseline_refusal", "compliance", "compliance_by_logits", "over_controls")
     untouched, by_rule, by_logits, over = (Estimate(**t[name]).percent() for name in names)
     over = over.replace("%", "points")
-    (controls,) = number_cells(t, controls_compliance=".0%")
+    controls = controls_cell(t["controls_compliance"], t["compliance"]["n"])
     down, up, p = (t["mcnemar"][name] for name in ("changed_down", "changed_up", "p"))
     asked = t.get("compliance_by_model")
     model = f", {Estimate(**asked).percent()} by judge model" if asked else ""
     return [
         f"  refused untouched {untouched}",
         f"  of those complied {by_rule} by rule judge, {by_logits} by logits{model}",
-        f"  {t['controls']} random directions {controls} (n={t['controls_n']}), difference {over}",
+        f"  {t['controls']} random directions {controls}, difference {over}",
         f"  KL on harmless {t['kl']:.3f} nats",
         f"  harmful no longer refused {down}, newly refused {up}: McNemar p = {p:.2g}",
         f"  rule judge against logit judge: kappa {estimate_cell(t['judges_kappa'])}",
@@ -169,14 +170,16 @@ def causal_table(rows: Rows) -> Table:
         (
             *(r[k] for k in arm),
             *(rate_cell(r, name) for name in ("compliance", "refusal")),
-            *number_cells(r, controls_compliance=".0%", controls_refusal=".0%"),
+            *(controls_cell(r[f"controls_{name}"], r["n"]) for name in ("compliance", "refusal")),
             rate_cell(r, "over_controls", "points"),
-            *number_cells(r, coherence=".0%", kl=".3f"),
+            rate_cell(r, "coherence"),
+            *number_cells(r, kl=".3f"),
         )
         for r in rows
     ]
-    rates = ("compliance [95 %]", "refused [95 %]", "controls comply", "controls refuse")
-    return (*arm, *rates, "over controls [95 %]", "coherence", "KL (nats)"), cells
+    rates = ("compliance", "refused", "controls comply", "controls refuse", "over controls")
+    rates = [f"{name} [95 %]" for name in (*rates, "coherence")]
+    return (*arm, *rates, "KL (nats)"), cells
 
 
 def show_behaviour(folder: Path, figures: Path) -> None:

@@ -134,7 +134,13 @@ def rate_over_controls(target: ArrayLike, controls: ArrayLike) -> Estimate:
     if controls.shape[1] != target.size:
         raise ValueError(f"controls have {controls.shape[1]} prompts, the target {target.size}")
     rate, mean = float(target.mean()), float(controls.mean())
-    return _square_and_add(wilson_rate(rate, target.size), wilson_rate(mean, target.size), 0.0)
+    return _square_and_add(wilson_rate(rate, target.size), controls_rate(mean, target.size), 0.0)
+
+
+def controls_rate(mean: float, prompts: int) -> Estimate:
+    """The mean rate under matched controls, with the interval that rate_over_controls takes it
+    with: prompts are the units, however many controls each met."""
+    return wilson_rate(mean, prompts)
 
 
 def unpaired_rate_difference(a: Estimate, b: Estimate) -> Estimate:
