@@ -164,22 +164,27 @@ def show_causal(folder: Path, figures: Path) -> None:
 
 
 def causal_table(rows: Rows) -> Table:
-    """Over controls: compliance of harmful prompts, refusal of harmless ones."""
-    arm = ("intervention", "layers", "source_layer", "class")
+    """Over controls: compliance of harmful prompts, refusal of harmless ones. n, of all rates."""
+    counted = ("compliance", "refusal")
     cells = [
         (
-            *(r[k] for k in arm),
-            *(rate_cell(r, name) for name in ("compliance", "refusal")),
-            *(controls_cell(r[f"controls_{name}"], r["n"]) for name in ("compliance", "refusal")),
-            rate_cell(r, "over_controls", "points"),
-            rate_cell(r, "coherence"),
+            *(r[k] for k in ("intervention", "layers", "source_layer", "class", "n")),
+            *(_without_n(rate_cell(r, name)) for name in counted),
+            *(_without_n(controls_cell(r[f"controls_{name}"], r["n"])) for name in counted),
+            _without_n(rate_cell(r, "over_controls", "points")),
+            _without_n(rate_cell(r, "coherence")),
             *number_cells(r, kl=".3f"),
         )
         for r in rows
     ]
-    rates = ("compliance", "refused", "controls comply", "controls refuse", "over controls")
-    rates = [f"{name} [95 %]" for name in (*rates, "coherence")]
-    return (*arm, *rates, "KL (nats)"), cells
+    rates = ("complied", "refused", "random: complied", "random: refused", "over random")
+    rates = [f"{name} [95 %]" for name in (*rates, "coherent")]
+    return ("intervention", "layers", "direction of", "class", "n", *rates, "KL (nats)"), cells
+
+
+def _without_n(cell: str) -> str:
+    """For a table that has a column of n."""
+    return cell.partition(" (n=")[0]
 
 
 def show_behaviour(folder: Path, figures: Path) -> None:
@@ -203,7 +208,7 @@ def show_behaviour(folder: Path, figures: Path) -> None:
 
 def _interval(row: Row, name: str, limits: str) -> str:
     """As `0.83 [0.75, 0.90]`."""
-    return str(estimate_of(row, name, limits) or "").partition(" (")[0]
+    return _without_n(str(estimate_of(row, name, limits) or ""))
 
 
 def calibration_in_words(found: Row | None) -> str:

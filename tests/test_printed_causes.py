@@ -179,12 +179,12 @@ def test_every_intervention_is_a_row_with_its_random_directions(tmp_path, printe
     rows = [arm("ablate window", "harmful"), arm("add +1", "harmless", **gap)]
     write_csv(tmp_path / "causal.csv", rows)
     lines = printed(printed_causes.show_causal, "figures/m")
-    rates = ["60 % [50, 70] (n=60)", "30 % [20, 40] (n=60)"]
-    rates += [wilson(3, 60).percent(), wilson(54, 60).percent()]
-    rest = ["55 points [45, 65] (n=60)", "95 % [85, 105] (n=60)", "0.020"]
+    random = [wilson(n, 60).percent().removesuffix(" (n=60)") for n in (3, 54)]
+    rates = ["60", "60 % [50, 70]", "30 % [20, 40]", *random]
+    rest = ["55 points [45, 65]", "95 % [85, 105]", "0.020"]
     first = ["ablate window", "13-17", "15", "harmful", *rates, *rest]
     assert row_of(lines, "ablate window") == first
-    assert row_of(lines, "add +1")[3:] == ["harmless", *rates[1:], *rest[1:]]
+    assert row_of(lines, "add +1")[3:] == ["harmless", "60", *rates[2:], *rest[1:]]
     assert lines[-1] == f"wrote {tmp_path} (2 interventions) and figures/m"
 
 

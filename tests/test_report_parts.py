@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import report, report_answer, report_frame, report_origin
+from experiments import printed, report, report_answer, report_frame, report_origin
 from experiments.report_origin import Finished
 from experiments.report_sections import Material
 from refusal_nn import calibration, verdicts
@@ -140,6 +140,22 @@ def test_a_long_hash_is_short_in_the_table_and_whole_below_it():
     assert row[2] == "sha256:b1b1b1b1b1b1… + adapter sha256:c2c2c2c2c2c2…"
     assert max(len(word) for cell in row for word in str(cell).split()) <= 24
     assert ("capture: revision", whole) in blocks[-1].blocks[1].rows
+
+
+def test_a_rank_correlation_with_severities_that_no_prompt_has_is_no_number():
+    layers = dict.fromkeys(("valid", "valid_in_sample", "layers", "d_first", "d_peak", "d_last"), 1)
+    layers |= {"peak_layer": 1, "reading": "two groups within harmful"}
+    layers |= {key: [] for key in ("harmful_below_midpoint", "harmless_above_midpoint")}
+    rules = ("overlap_count", "overlap_range", "overlap_range_crossfit")
+    layers |= {rule: {"first_layer": None} for rule in rules}
+
+    def said(**rho):
+        about = {"findings": dict.fromkeys("12345", layers | {"spearman_severity": rho})}
+        return printed.in_words(about, {"adjusted_cosine_at_peak": 1.0})[2]
+
+    none = said(value=0.0, low=-1.0, high=1.0, n=0)
+    assert none == "3 gradient: two groups within harmful; Spearman with severity not measured"
+    assert said(value=0.26, low=0.1, high=0.4, n=160).endswith("severity 0.26 [0.10, 0.40] (n=160)")
 
 
 def test_calibration_shows_what_was_planted_and_what_was_reported(tmp_path):
