@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from refusal_nn.agreement import controls_rate
+from refusal_nn.agreement import controls_rate, kappa_in_words
 from refusal_nn.estimates import Estimate
 from refusal_nn.files import read_csv
 
@@ -49,6 +49,10 @@ def controls_cell(mean: object, prompts: int) -> str:
 
 def estimate_cell(found: Row | None) -> str:
     return str(Estimate(**found)) if found else NOT_MEASURED
+
+
+def kappa_cell(found: Row) -> str:
+    return kappa_in_words(Estimate(**found))
 
 
 def position_cell(row: Row) -> str:

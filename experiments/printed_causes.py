@@ -14,6 +14,7 @@ from experiments.cells import (
     controls_cell,
     estimate_cell,
     estimate_of,
+    kappa_cell,
     number_cells,
     position_cell,
     rate_cell,
@@ -95,7 +96,7 @@ def show_baseline(folder: Path) -> None:
     columns = ("set", "n", "refused [95 %]", *LABELS)
     console.table(f"{about['model']}: what the untouched model does", columns, cells)
     console.say(
-        f"rule judge against logit judge: kappa {estimate_cell(about['judges_kappa'])}",
+        f"rule judge against logit judge: kappa {kappa_cell(about['judges_kappa'])}",
         f"above {about['nll_limit']:.2f} nats per token a text counts as degenerate",
         f"wrote {folder} ({len(cells)} sets)",
     )
@@ -149,7 +150,7 @@ def _on_test(t: Row) -> list[str]:
         f"  {t['controls']} random directions {controls}, difference {over}",
         f"  KL on harmless {t['kl']:.3f} nats",
         f"  harmful no longer refused {down}, newly refused {up}: McNemar p = {p:.2g}",
-        f"  rule judge against logit judge: kappa {estimate_cell(t['judges_kappa'])}",
+        f"  rule judge against logit judge: kappa {kappa_cell(t['judges_kappa'])}",
     ]
 
 

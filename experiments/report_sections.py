@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import printed, printed_causes, printed_subspace
-from experiments.cells import Row, controls_cell, estimate_cell, rate_cell
+from experiments.cells import Row, controls_cell, estimate_cell, kappa_cell, rate_cell
 from experiments.report_answer import single
 from experiments.report_origin import Finished
 from refusal_nn import verdicts
@@ -213,7 +213,7 @@ def over_refusal(of: Material) -> Blocks:
 def judges(of: Material) -> Blocks:
     kappas = {"judges_kappa": "how the answer begins", "model_judge_kappa": "judge model"}
     rows = [
-        (f"{name}, rule judge against {words}", estimate_cell(found[k]))
+        (f"{name}, rule judge against {words}", kappa_cell(found[k]))
         for name, found in _judged(of)
         for k, words in kappas.items()
         if found.get(k)

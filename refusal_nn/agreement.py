@@ -72,6 +72,13 @@ def cohens_kappa(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> 
     return Estimate(kappa, max(low, -1.0), min(high, 1.0), len(judged))
 
 
+def kappa_in_words(found: Estimate) -> str:
+    """As `0.83 [0.76, 0.90] (n=100)`; an undefined one is no agreement of 0."""
+    if found[:3] == (0.0, -1.0, 1.0):
+        return f"not defined, one label throughout (n={found.n})"
+    return str(found)
+
+
 def _kappa(table: np.ndarray) -> tuple[float, float]:
     """Kappa of a square table of counts and its standard error away from kappa = 0: Fleiss, Cohen
     and Everitt (1969, Psychol. Bull. 72:323)."""
