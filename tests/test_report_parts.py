@@ -2,6 +2,7 @@
 command to reproduce, the calibration."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from refusal_nn import calibration, verdicts
 from refusal_nn.errors import InputError
 from refusal_nn.estimates import wilson
 from refusal_nn.files import write_csv, write_json
-from refusal_nn.report import Picture, Table
+from refusal_nn.report import Page, Picture, Section, Table, Words, render
 from refusal_nn.runs import Stage
 
 ARGS = argparse.Namespace(model="it's", results=Path("results"), figures=Path("figures"))
@@ -128,6 +129,16 @@ def test_a_strength_other_than_one_and_another_system_prompt_are_said():
     stage = Finished(Path(), {}, {"settings": {"system": "none"}})
     [limits] = report_frame.limits(Material({"sweep": stage}, Path(), {}))
     assert limits.lines[0] == "The system prompt was not the template's own: SYSTEM=none."
+
+
+def test_a_rate_and_its_interval_stay_on_one_line():
+    line = "at 79 % [70, 86] (n=100), 9 points [-4, 21] (n=9), KL 0.1 nats, rank 5 [4, >8] of it"
+    section = Section("x", [Words([line])])
+    html = render(Page("x", report_answer.Answer("?", "x", "open", [], []), [section]))
+    [shown] = re.findall(r"<p>(at 79.*)</p>", html)
+    whole = ["79 % [70, 86] (n=100),", "9 points [-4, 21] (n=9),", "0.1 nats,", "5 [4, &gt;8]"]
+    words = shown.split(" ")
+    assert all(part.replace(" ", "\N{NO-BREAK SPACE}") in words for part in whole)
 
 
 def test_a_long_hash_is_short_in_the_table_and_whole_below_it():
