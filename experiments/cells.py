@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from refusal_nn.agreement import controls_rate, kappa_in_words
 from refusal_nn.estimates import Estimate
 from refusal_nn.files import read_csv
 
@@ -41,8 +42,17 @@ def rate_cell(row: Row, name: str, unit: str = "%") -> str:
     return found.percent().replace("%", unit) if found else ""
 
 
+def controls_cell(mean: object, prompts: int) -> str:
+    """The mean rate under random directions or subspaces, as a rate; n counts prompts."""
+    return "" if mean in EMPTY else controls_rate(mean, prompts).percent()
+
+
 def estimate_cell(found: Row | None) -> str:
     return str(Estimate(**found)) if found else NOT_MEASURED
+
+
+def kappa_cell(found: Row) -> str:
+    return kappa_in_words(Estimate(**found))
 
 
 def position_cell(row: Row) -> str:

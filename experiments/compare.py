@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import causes, cli, similarity, subspace, sweep
+from experiments import causes, cli, report_origin, similarity, subspace, sweep
 from refusal_nn.errors import Incomplete, RefusalNNError
 from refusal_nn.names import safe_name
 
@@ -39,14 +39,20 @@ def compute(args: argparse.Namespace) -> None:
     said = [comparison.statement(found[source], words) for source, words in of.items()]
     with _stage(args).run(settings(args)) as run:
         files.write_csv(run.folder / "compare.csv", rows)
-        command = f'make compare MODELS="{" ".join(_models(args))}"'
-        files.write_text(run.folder / "compare.md", compare_page.page(rows, said, command))
+        files.write_text(run.folder / "compare.md", compare_page.page(rows, said, _command(args)))
         cosines = comparison.at_equal_depth(models)
         nan_free = {k: [[None if x != x else x for x in r] for r in c] for k, c in cosines.items()}
         files.write_json(run.folder / "cosines.json", nan_free)
         summary = {"models": _models(args), "statements": said}
         summary |= {"modes": {source: m._asdict() for source, m in found.items()}}
         run.finish(summary, {})
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The line that makes this comparison, with every setting that is not the usual one."""
+    usual = vars(causes.parser(NAME, "").parse_args([]))
+    asked = {name: value for name, value in vars(args).items() if value != usual.get(name)}
+    return report_origin.command(NAME, args, asked)
 
 
 def _models(args: argparse.Namespace) -> list[str]:

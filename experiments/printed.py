@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments import console
+from experiments.cells import estimate_cell
 from refusal_nn.files import read_csv, read_json
 
 Row = Mapping[str, object]
@@ -77,6 +78,8 @@ def _signed(number: float | None) -> str:
 def in_words(about: Mapping[str, object], confounded: Mapping[str, object]) -> list[str]:
     one, two, three, four, five = (about["findings"][k] for k in sorted(about["findings"]))
     rho = three["spearman_severity"]
+    # Of prompts without severities the file holds 0 of n = 0.
+    severity = estimate_cell(rho if rho["n"] else None)
     lines = [
         f"1 separation: {one['valid']} of {one['layers']} layers valid on held-out prompts "
         f"({one['valid_in_sample']} by the seed's in-sample rule)",
@@ -89,8 +92,7 @@ def in_words(about: Mapping[str, object], confounded: Mapping[str, object]) -> l
                 ("overlap_range_crossfit", "range on held-out prompts"),
             )
         ),
-        f"3 gradient: {three['reading']}; Spearman with severity {rho['value']:.2f} "
-        f"[{rho['low']:.2f}, {rho['high']:.2f}] (n={rho['n']})",
+        f"3 gradient: {three['reading']}; Spearman with severity {severity}",
         f"4 build-up: d {four['d_first']:.2f} at layer 0, {four['d_peak']:.2f} at layer "
         f"{four['peak_layer']}, {four['d_last']:.2f} at the last",
         f"5 outliers at layer {four['peak_layer']}: {len(five['harmful_below_midpoint'])} harmful "

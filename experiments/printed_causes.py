@@ -11,8 +11,10 @@ from experiments.cells import (
     Row,
     Rows,
     Table,
+    controls_cell,
     estimate_cell,
     estimate_of,
+    kappa_cell,
     number_cells,
     position_cell,
     rate_cell,
@@ -94,7 +96,7 @@ def show_baseline(folder: Path) -> None:
     columns = ("set", "n", "refused [95 %]", *LABELS)
     console.table(f"{about['model']}: what the untouched model does", columns, cells)
     console.say(
-        f"rule judge against logit judge: kappa {estimate_cell(about['judges_kappa'])}",
+        f"rule judge against logit judge: kappa {kappa_cell(about['judges_kappa'])}",
         f"above {about['nll_limit']:.2f} nats per token a text counts as degenerate",
         f"wrote {folder} ({len(cells)} sets)",
     )
@@ -138,17 +140,17 @@ def _on_test(t: Row) -> list[str]:
     names = ("baseline_refusal", "compliance", "compliance_by_logits", "over_controls")
     untouched, by_rule, by_logits, over = (Estimate(**t[name]).percent() for name in names)
     over = over.replace("%", "points")
-    (controls,) = number_cells(t, controls_compliance=".0%")
+    controls = controls_cell(t["controls_compliance"], t["compliance"]["n"])
     down, up, p = (t["mcnemar"][name] for name in ("changed_down", "changed_up", "p"))
     asked = t.get("compliance_by_model")
     model = f", {Estimate(**asked).percent()} by judge model" if asked else ""
     return [
         f"  refused untouched {untouched}",
         f"  of those complied {by_rule} by rule judge, {by_logits} by logits{model}",
-        f"  {t['controls']} random directions {controls} (n={t['controls_n']}), difference {over}",
+        f"  {t['controls']} random directions {controls}, difference {over}",
         f"  KL on harmless {t['kl']:.3f} nats",
         f"  harmful no longer refused {down}, newly refused {up}: McNemar p = {p:.2g}",
-        f"  rule judge against logit judge: kappa {estimate_cell(t['judges_kappa'])}",
+        f"  rule judge against logit judge: kappa {kappa_cell(t['judges_kappa'])}",
     ]
 
 
@@ -163,20 +165,27 @@ def show_causal(folder: Path, figures: Path) -> None:
 
 
 def causal_table(rows: Rows) -> Table:
-    """Over controls: compliance of harmful prompts, refusal of harmless ones."""
-    arm = ("intervention", "layers", "source_layer", "class")
+    """Over controls: compliance of harmful prompts, refusal of harmless ones. n, of all rates."""
+    counted = ("compliance", "refusal")
     cells = [
         (
-            *(r[k] for k in arm),
-            *(rate_cell(r, name) for name in ("compliance", "refusal")),
-            *number_cells(r, controls_compliance=".0%", controls_refusal=".0%"),
-            rate_cell(r, "over_controls", "points"),
-            *number_cells(r, coherence=".0%", kl=".3f"),
+            *(r[k] for k in ("intervention", "layers", "source_layer", "class", "n")),
+            *(_without_n(rate_cell(r, name)) for name in counted),
+            *(_without_n(controls_cell(r[f"controls_{name}"], r["n"])) for name in counted),
+            _without_n(rate_cell(r, "over_controls", "points")),
+            _without_n(rate_cell(r, "coherence")),
+            *number_cells(r, kl=".3f"),
         )
         for r in rows
     ]
-    rates = ("compliance [95 %]", "refused [95 %]", "controls comply", "controls refuse")
-    return (*arm, *rates, "over controls [95 %]", "coherence", "KL (nats)"), cells
+    rates = ("complied", "refused", "random: complied", "random: refused", "over random")
+    rates = [f"{name} [95 %]" for name in (*rates, "coherent")]
+    return ("intervention", "layers", "direction of", "class", "n", *rates, "KL (nats)"), cells
+
+
+def _without_n(cell: str) -> str:
+    """For a table that has a column of n."""
+    return cell.partition(" (n=")[0]
 
 
 def show_behaviour(folder: Path, figures: Path) -> None:
@@ -200,7 +209,7 @@ def show_behaviour(folder: Path, figures: Path) -> None:
 
 def _interval(row: Row, name: str, limits: str) -> str:
     """As `0.83 [0.75, 0.90]`."""
-    return str(estimate_of(row, name, limits) or "").partition(" (")[0]
+    return _without_n(str(estimate_of(row, name, limits) or ""))
 
 
 def calibration_in_words(found: Row | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from experiments.cells import Row, number_cells
+from experiments.cells import Row, controls_cell, number_cells
 from experiments.report_origin import Finished
 from refusal_nn import ranks, verdicts
 from refusal_nn.estimates import Estimate
@@ -73,7 +73,8 @@ def _compliance(stages: Mapping[str, Finished]) -> list[str]:
     best, test = sweep.about["best"], sweep.about["test"]
     rate = Estimate(**test["compliance"])
     strength = "" if best["alpha"] == 1 else f" at strength {best['alpha']:g}"
-    random, kl = number_cells(test, controls_compliance=".0%", kl=".3f")
+    random = controls_cell(test["controls_compliance"], rate.n)
+    (kl,) = number_cells(test, kl=".3f")
     over = Estimate(**test["over_controls"]).percent().replace("%", "points")
     return [
         f"With the direction of layer {best['layer']}, position {best['pos']}, ablated{strength}, "

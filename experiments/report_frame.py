@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from experiments import printed_subspace
-from experiments.cells import rate_cell
+from experiments.cells import Row, controls_cell, rate_cell
 from experiments.report_origin import Finished, command, conflicts, settings
 from experiments.report_sections import Blocks, Material
 from refusal_nn.estimates import Estimate
@@ -61,7 +61,7 @@ ENDS = {"value": "", "low": "_low", "high": "_high"}
 def controls(of: Material) -> Blocks:
     rows = list(_beside(of.stages))
     if rows:
-        columns = ("what", "measured [95 %]", "under controls", "difference [95 %], points")
+        columns = ("what", "measured [95 %]", "random [95 %]", "difference [95 %], points")
         yield Table("Coherent compliance, chosen against random", columns, rows)
     tested = {name for name, done in of.stages.items() if not _untestable(done)}
     said = [words for stages, words in CONTROLS if tested & {*stages}]
@@ -78,18 +78,19 @@ def _beside(stages: Mapping[str, Finished]) -> Iterator[tuple[str, str, str, str
     test = stages["sweep"].about.get("test") if "sweep" in stages else None
     if test:
         measured = Estimate(**test["compliance"]).percent()
-        random = _mean(test["controls_compliance"], test["controls_n"])
+        random = _random(test, test["compliance"]["n"])
         yield "best direction", measured, random, _points(test["over_controls"])
     for row in stages["subspace"].rows("rank_curve") if "subspace" in stages else []:
         if row["split"] == "test":
             over = {k: row[f"over_controls{end}"] for k, end in ENDS.items()}
-            random = _mean(row["controls_compliance"], row["controls_n"])
+            random = _random(row, row["n"])
             name = f"first {row['rank']} of the basis"
             yield name, rate_cell(row, "compliance"), random, _points(over)
 
 
-def _mean(value: float, completions: object) -> str:
-    return f"{100 * value:.0f} % (of {completions} completions)"
+def _random(of: Row, prompts: int) -> str:
+    rate = controls_cell(of["controls_compliance"], prompts)
+    return f"{rate}, {of['controls_n']} completions"
 
 
 def _points(found: Mapping[str, float]) -> str:

@@ -86,7 +86,8 @@ def conflicts(
 def command(target: str, args: argparse.Namespace, asked: Mapping[str, object]) -> str:
     """The line that makes a target with these settings; what is default goes without saying."""
     usual = vars(causes.parser("report", "").parse_args([])) | DEFAULTS
-    given = {"MODEL": args.model}
+    models = getattr(args, "models", "")
+    given = {"MODELS": models} if models else {"MODEL": args.model}
     for name in VARIABLES:
         if name in asked and _text(asked[name]) != _text(usual[name]):
             given[name.upper()] = _text(asked[name])

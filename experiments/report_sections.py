@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import printed, printed_causes, printed_subspace
-from experiments.cells import Row, estimate_cell, number_cells, rate_cell
+from experiments.cells import Row, controls_cell, estimate_cell, kappa_cell, rate_cell
 from experiments.report_answer import single
 from experiments.report_origin import Finished
 from refusal_nn import verdicts
@@ -62,7 +62,8 @@ def verdict(of: Material) -> Blocks:
         return
     words = "Ablation by layer. Red: harmful prompts, refused untouched, then complied with "
     words += "coherently; grey: coherent; vertical strokes: 95 % intervals. Middle: KL on harmless "
-    words += "prompts. Below: separation of the classes. Diamond: the chosen direction on test."
+    words += "prompts. Below: separation of the classes. Diamond: the chosen direction on test; "
+    words += "dotted, with shaded interval: random directions there."
     yield from of.picture("sweep", "sweep", words)
     best = printed_causes.place_of(sweep.about["best"])
     columns, rows = printed_causes.sweep_table(sweep.rows("sweep"), best)
@@ -81,7 +82,7 @@ def _gates(test: Row) -> Iterator[tuple[str, str, str]]:
     for words, (name, bar) in rates.items():
         if test.get(name):
             yield words, Estimate(**test[name]).percent(), bar or asked
-    (random,) = number_cells(test, controls_compliance=".0%")
+    random = controls_cell(test["controls_compliance"], test["compliance"]["n"])
     yield f"complies, {test['controls']} random directions, mean", random, ""
     over = Estimate(**test["over_controls"]).percent().replace("%", "points")
     least = f"lower limit above {100 * verdicts.OVER_CONTROLS:.0f} points"
@@ -170,7 +171,8 @@ def interventions(of: Material) -> Blocks:
     rows = done.rows("causal") if done else []
     if rows:
         words = "Each intervention: harmful prompts complied with (red), harmless ones refused "
-        words += "(blue), 95 % intervals; rings: the mean of random directions at the same sites."
+        words += "(blue); rings: the mean of random directions at the same sites. Strokes: 95 % "
+        words += "intervals."
         yield from of.picture("causal", "causal", words)
         yield Table("Interventions beside random directions", *printed_causes.causal_table(rows))
     elif done:
@@ -211,7 +213,7 @@ def over_refusal(of: Material) -> Blocks:
 def judges(of: Material) -> Blocks:
     kappas = {"judges_kappa": "how the answer begins", "model_judge_kappa": "judge model"}
     rows = [
-        (f"{name}, rule judge against {words}", estimate_cell(found[k]))
+        (f"{name}, rule judge against {words}", kappa_cell(found[k]))
         for name, found in _judged(of)
         for k, words in kappas.items()
         if found.get(k)

@@ -72,6 +72,13 @@ def cohens_kappa(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> 
     return Estimate(kappa, max(low, -1.0), min(high, 1.0), len(judged))
 
 
+def kappa_in_words(found: Estimate) -> str:
+    """As `0.83 [0.76, 0.90] (n=100)`; an undefined one is no agreement of 0."""
+    if found[:3] == (0.0, -1.0, 1.0):
+        return f"not defined, one label throughout (n={found.n})"
+    return str(found)
+
+
 def _kappa(table: np.ndarray) -> tuple[float, float]:
     """Kappa of a square table of counts and its standard error away from kappa = 0: Fleiss, Cohen
     and Everitt (1969, Psychol. Bull. 72:323)."""
@@ -134,7 +141,13 @@ def rate_over_controls(target: ArrayLike, controls: ArrayLike) -> Estimate:
     if controls.shape[1] != target.size:
         raise ValueError(f"controls have {controls.shape[1]} prompts, the target {target.size}")
     rate, mean = float(target.mean()), float(controls.mean())
-    return _square_and_add(wilson_rate(rate, target.size), wilson_rate(mean, target.size), 0.0)
+    return _square_and_add(wilson_rate(rate, target.size), controls_rate(mean, target.size), 0.0)
+
+
+def controls_rate(mean: float, prompts: int) -> Estimate:
+    """The mean rate under matched controls, with the interval that rate_over_controls takes it
+    with: prompts are the units, however many controls each met."""
+    return wilson_rate(mean, prompts)
 
 
 def unpaired_rate_difference(a: Estimate, b: Estimate) -> Estimate:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from refusal_nn.agreement import controls_rate
 from refusal_nn.drawing import (
     LINE,
     MARGIN,
@@ -25,6 +26,7 @@ from refusal_nn.drawing import (
     name_rows,
     numbers,
     strokes,
+    with_controls,
 )
 from refusal_nn.figures import HARMFUL, HARMLESS, NEUTRAL, SECOND, style
 
@@ -32,6 +34,7 @@ DASHED = LINE | {"marker": "s", "ls": "--"}
 STAR = {"ls": "none", "marker": "*", "ms": 11}
 RING = {"ls": "none", "marker": "o", "ms": 11, "mew": 1.6, "mfc": "none", "color": "black"}
 DIAMOND = {"ls": "none", "marker": "D", "ms": 7, "mec": "black", "color": SECOND}
+BELOW = 0.3  # of a row, where its random directions stand
 OUTCOMES = (
     ("harmful", HARMFUL, "compliance", "complied with, coherently"),
     ("harmless", HARMLESS, "refusal", "refused"),
@@ -141,7 +144,9 @@ def _test_point(axes: Axes, about: Row) -> None:
     words = f"complied, test (n={found['n']}), layer {best['layer']}, {_position(best)}"
     _curve(axes, [row], "test", DIAMOND | {"label": words}, -0.2)
     words = f"complied, test, mean of {test['controls']} random directions"
-    axes.axhline(test["controls_compliance"], color="black", lw=1.2, ls=":", label=words)
+    random = controls_rate(test["controls_compliance"], found["n"])
+    axes.axhline(random.value, color="black", lw=1.2, ls=":", label=words)
+    axes.axhspan(random.low, random.high, color="black", alpha=0.07, lw=0, zorder=0)
 
 
 @mpl.rc_context(style())
@@ -164,11 +169,13 @@ def _arms_panel(axes: Axes, rows: Rows, name: str, colour: str) -> None:
     y = np.arange(len(rows), dtype=float)
     look = {"ls": "none", "marker": "o", "ms": 5}
     (line,) = axes.plot(numbers(rows, name), y, **look, color=colour, label=str(rows[0]["class"]))
-    names = [row | {"arm": _arm(row)} for row in rows]
+    names = [row | {"arm": _arm(row)} for row in with_controls(rows, name)]
     name_rows(line, names, name, "arm", "class", what=name)
     look |= {"mfc": "none", "color": NEUTRAL, "label": "random directions, mean"}
-    (line,) = axes.plot(numbers(rows, f"controls_{name}"), y, **look)
+    # A little below, or the strokes of both would cover each other.
+    (line,) = axes.plot(numbers(rows, f"controls_{name}"), y + BELOW, **look)
     name_rows(line, names, f"controls_{name}", "arm", "class")
+    strokes(axes.hlines, y + BELOW, names, f"controls_{name}", NEUTRAL)
     strokes(axes.hlines, y, rows, name, colour)
     axes.set_yticks(y, [_arm(row) for row in rows])
     axes.set(ylim=(len(rows) - 0.25, -0.75), ylabel="intervention")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from refusal_nn import modes
+from refusal_nn.agreement import kappa_in_words
 from refusal_nn.comparison import FAILED, OURS, differences, method_rows, rate_of
 from refusal_nn.estimates import Estimate
 
@@ -66,7 +67,7 @@ def _full(row: Row) -> tuple[str, ...]:
         if row[name] == "":
             return ""
         estimate = Estimate(*(row[f"{name}{end}"] for end in ("", "_low", "_high", "_n")))
-        return estimate.percent().replace("%", unit) if unit else str(estimate)
+        return estimate.percent().replace("%", unit) if unit else kappa_in_words(estimate)
 
     place = f"{row['layer']}, {row['pos']}, {row['alpha']}" if row["layer"] != "" else ""
     return (

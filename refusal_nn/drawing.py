@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from refusal_nn.agreement import controls_rate
 from refusal_nn.hover import label_of, name_points
 from refusal_nn.verdicts import MOST_KL
 
@@ -31,6 +32,16 @@ def strokes(draw: Draw, at: np.ndarray, rows: Rows, name: str, colour: str) -> N
     low, high = numbers(rows, f"{name}_low"), numbers(rows, f"{name}_high")
     shown = np.isfinite(low) & np.isfinite(high)
     draw(at[shown], low[shown], high[shown], color=colour, lw=1.2, alpha=0.6)
+
+
+def with_controls(rows: Rows, name: str) -> list[Row]:
+    """Rows with the interval of the mean under controls, controls_<name>, as strokes reads it."""
+    name = f"controls_{name}"
+    means, found = numbers(rows, name), []
+    for row, mean in zip(rows, means, strict=True):
+        low, high = ("", "") if np.isnan(mean) else controls_rate(mean, row["n"])[1:3]
+        found.append({**row, f"{name}_low": low, f"{name}_high": high})
+    return found
 
 
 def name_rows(

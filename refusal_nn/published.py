@@ -117,8 +117,7 @@ def _tensor(path: Path) -> np.ndarray:
         found = _safe(path) if path.suffix == ".safetensors" else _weights_only(path)
     except UNREADABLE as error:
         how = "safetensors" if path.suffix == ".safetensors" else "tensors alone (.safetensors is)"
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read as {how}: {reason}") from None
+        raise InputError(f"{path} cannot be read as {how}: {_reason(error)}") from None
     if len(found) != 1 or next(iter(found.values())).ndim not in (2, 3):
         raise InputError(
             f"{path}: expected one tensor of (layer, d_model) or (pos, layer, d_model), found "
@@ -148,6 +147,13 @@ def _weights_only(path: Path) -> dict[str, np.ndarray]:
     # Unit vectors of a layer at which all prompts have one state: 0/0 there, no direction here.
     rows[np.isnan(rows).all(1)] = 0
     return {"layers": rows}
+
+
+def _reason(error: Exception) -> str:
+    """In one line; torch's own advises to load the file without weights_only."""
+    if isinstance(error, UnpicklingError):
+        return "it holds more than tensors, which could run code, or is damaged"
+    return str(error).partition("\n")[0]
 
 
 def _json(path: Path) -> object:
@@ -191,8 +197,7 @@ def _check(folder: Path, run: PublishedRun, vector: Path | None) -> None:
     try:
         [one] = _weights_only(vector).values()
     except UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{vector} cannot be read as a tensor alone: {reason}") from None
+        raise InputError(f"{vector} cannot be read as a tensor alone: {_reason(error)}") from None
     row = run.directions[run.chosen["pos"], run.chosen["layer"]]
     if one.size != row.size or not np.allclose(one.ravel(), row, rtol=1e-2, atol=1e-2 * row.std()):
         raise InputError(f"{vector} is not the direction at the pos and layer that were chosen")

@@ -19,7 +19,7 @@ from refusal_nn.hover import plain
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
 POLICY += "form-action 'none'"
 
-TIED = re.compile(r" (?=%|\[[-\d>]|\(n=|nats\b|points\b)")
+TIED = re.compile(r" (?=%|\[[-\d>]|\(n=|nats\b|points\b|[-+\d.>]+\])")
 
 
 @dataclass(frozen=True)

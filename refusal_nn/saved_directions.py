@@ -113,15 +113,23 @@ def _read(path: Path) -> tuple[Tensor, dict[str, object]]:
             tensor = file.get_tensor("directions") if "directions" in file.keys() else None  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path} cannot be read as safetensors: {error}") from None
-    if tensor is None or not isinstance(about, dict) or about.get("format") != FORMAT:
+    if tensor is None or not _ours(about):
         raise InputError(
             f"{path} is no direction file of format {FORMAT}, as `make select` and `make validate` "
             "write; read_directions reads published ones"
         )
     cells = len(about["layers"]) * len(about["positions"]) * about["d_model"]
-    if tensor.shape[-1] != about["d_model"] or tensor.numel() != cells:
+    if tensor.shape[-1:] != (about["d_model"],) or tensor.numel() != cells:
         raise InputError(f"{path}: a tensor of {tuple(tensor.shape)} is not what its metadata says")
     return tensor.to(torch.float32), about
+
+
+def _ours(about: object) -> bool:
+    """Whether metadata say all that reading a direction needs."""
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        return False
+    kinds = {"layers": list, "positions": list, "d_model": int, "model": str, "revision": str}
+    return all(isinstance(about.get(name), kind) for name, kind in kinds.items())
 
 
 def _one_of(path: str | Path, name: str, there: Sequence[int], asked: int | None) -> int:

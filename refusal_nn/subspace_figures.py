@@ -140,17 +140,17 @@ def _faint(axes: Axes, of: Mapping[tuple[str, ...], Rows], name: str) -> None:
 
 def _test_rates(axes: Axes, rows: Rows) -> None:
     k, of = numbers(rows, "rank"), counts(rows)
+    random = "complied, random subspaces of\nrank k"
+    rows = drawing.with_controls(rows, "compliance")
     for name, words, look, aside in (
         ("compliance", "complied coherently", LINE | {"color": HARMFUL, "lw": 2.2, "ms": 6}, 0),
         ("coherence", "coherent", {"color": NEUTRAL, "lw": 0.8, "ls": "-."}, 0.1),
+        ("controls_compliance", random, LINE | {"color": GREY, "marker": "s"}, -0.1),
     ):
-        look |= {"label": f"{words}, test ({of})", "zorder": 3 - aside}
+        look |= {"label": f"{words}, test ({of})", "zorder": 3 - abs(aside)}
         (line,) = axes.plot(k + aside, numbers(rows, name), **look)
         drawing.name_rows(line, rows, name, "rank")
         strokes(axes.vlines, k + aside, rows, name, look["color"])
-    words = f"complied, random subspaces of\nrank k, test (n={rows[0]['controls_n'] or 0})"
-    look = LINE | {"color": GREY, "marker": "s", "label": words}
-    axes.plot(k, numbers(rows, "controls_compliance"), **look)
 
 
 @mpl.rc_context(style())

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from refusal_nn import agreement
-from refusal_nn.agreement import cohens_kappa, mcnemar, paired_rate_difference, rate_over_controls
+from refusal_nn.agreement import (
+    cohens_kappa,
+    kappa_in_words,
+    mcnemar,
+    paired_rate_difference,
+    rate_over_controls,
+)
 from refusal_nn.estimates import Estimate, wilson
 from refusal_nn.statistics import SMALLEST_P
 
@@ -49,6 +55,13 @@ def test_kappa_holds_the_published_interval_and_is_little_wider(table, kappa, lo
     assert found.low <= low + 5e-5
     assert found.high >= high - 5e-5
     assert found.high - found.low < 1.15 * (high - low)
+
+
+def test_a_kappa_of_one_label_only_is_not_told_as_no_agreement():
+    said = kappa_in_words(cohens_kappa([True] * 97, [True] * 97))
+    assert said == "not defined, one label throughout (n=97)"
+    none = cohens_kappa([True, False] * 50, [True] * 50 + [False] * 50)
+    assert kappa_in_words(none).startswith("0.00 [-0.2")
 
 
 def test_kappa_with_much_data_has_the_interval_of_fleiss_cohen_and_everitt():

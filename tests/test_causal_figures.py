@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from refusal_nn import causal_figures, figures
+from refusal_nn.estimates import wilson
 from refusal_nn.figures import HARMFUL, HARMLESS, NEUTRAL
 
 
@@ -27,7 +28,7 @@ def swept(layer, pos=-1, compliance=0.5, kl=0.01):
 
 def summary(best):
     found = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 61}
-    test = {"compliance": found, "controls_compliance": 0.03, "controls": 20}
+    test = {"compliance": found, "controls_compliance": 3 / 61, "controls": 20}
     return {"best": best, "test": test}
 
 
@@ -151,7 +152,10 @@ def test_the_test_rate_of_the_best_layer_is_a_point_with_its_interval_beside_the
     assert (round(point.get_xdata()[0]), list(point.get_ydata())) == (2, [0.7])
     assert any(np.allclose(stroke[:, 1], [0.6, 0.8]) for stroke in strokes(axes))
     (random,) = lines(axes, "20 random directions")
-    assert set(random.get_ydata()) == {0.03}
+    assert set(random.get_ydata()) == {3 / 61}
+    (band,) = axes.patches
+    of = wilson(3, 61)  # prompts, however many random directions each met
+    np.testing.assert_allclose(band.get_corners()[[0, 2], 1], [of.low, of.high])
 
 
 def test_effect_sizes_are_cross_fitted_and_an_interval_need_not_hold_its_estimate():
@@ -188,9 +192,12 @@ def test_arms_are_red_on_harmful_and_blue_on_harmless_each_with_its_random_mean(
         assert random.get_markerfacecolor() == "none"
         np.testing.assert_array_equal(mine.get_xdata(), values)
         np.testing.assert_array_equal(random.get_xdata(), controls)
-        np.testing.assert_array_equal(mine.get_ydata(), random.get_ydata())
+        assert all(random.get_ydata() - mine.get_ydata() > 0)
+        assert all(random.get_ydata() - mine.get_ydata() < 0.5)
         ends = [list(stroke[:, 0]) for stroke in strokes(axes)]
-        np.testing.assert_allclose(ends, [[v - 0.1, v + 0.1] for v in values])
+        wanted = [wilson(round(60 * x), 60) for x in controls]
+        wanted = [[x.low, x.high] for x in wanted] + [[v - 0.1, v + 0.1] for v in values]
+        np.testing.assert_allclose(ends, wanted)
 
 
 def test_an_arm_says_what_is_done_where_and_with_whose_direction():

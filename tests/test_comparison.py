@@ -179,6 +179,9 @@ def test_finished_stages_become_a_row_and_other_settings_do_not(tmp_path, monkey
     assert isinstance(rows[0]["late_half_cosine"], float)
     assert (tmp_path / "figures" / "compare" / "heatmaps.png").stat().st_size > 1000
     assert "Two modes: TOO FEW" in capsys.readouterr().out
+    page = (tmp_path / "results" / "compare" / "compare.md").read_text()
+    command = "make compare MODELS=tiny-llama N=40 DTYPE=float32 DEVICE=cpu TOKENS=2 RESULTS="
+    assert f"Made by `{command}{tmp_path}/results`" in page
     run(compare, "--models", "tiny-llama", "--seed", "7")
     with pytest.raises(Incomplete, match=r"^1 of 1 models failed: tiny-llama; the table is of"):
         run(compare, "--models", "tiny-llama", "--seed", "7", "--show")

@@ -3,6 +3,7 @@
 import pytest
 
 from experiments import printed_causes
+from refusal_nn.estimates import wilson
 from refusal_nn.files import write_csv, write_json
 
 HALF = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
@@ -53,7 +54,7 @@ def measured(best, verdict="NO"):
 
 def arm(name, label, **changes):
     about = {"intervention": name, "layers": "13-17", "source_layer": 15, "class": label, "n": 60}
-    shares = {"coherence": 0.95, "controls_compliance": 0.05, "controls_refusal": 0.9}
+    shares = {"controls_compliance": 0.05, "controls_refusal": 0.9} | rate("coherence", 0.95)
     found = rate("compliance", 0.6) | rate("refusal", 0.3) | rate("over_controls", 0.55)
     return about | found | shares | {"kl": 0.02} | changes
 
@@ -151,7 +152,7 @@ def test_the_sweep_shows_each_layer_then_the_test_then_the_verdict_and_its_reaso
     for part in (
         "refused untouched 50 % [40, 60] (n=100)",
         "50 % [40, 60] (n=100) by rule judge, 50 % [40, 60] (n=100) by logits",
-        "20 random directions 3 % (n=400), difference 50 points [40, 60] (n=100)",
+        "20 random directions 3 % [1, 8] (n=100), difference 50 points [40, 60] (n=100)",
         "KL on harmless 0.046 nats",
         "no longer refused 41, newly refused 2: McNemar p = 1.5e-09",
         "kappa 0.50 [0.40, 0.60] (n=100)",
@@ -178,11 +179,12 @@ def test_every_intervention_is_a_row_with_its_random_directions(tmp_path, printe
     rows = [arm("ablate window", "harmful"), arm("add +1", "harmless", **gap)]
     write_csv(tmp_path / "causal.csv", rows)
     lines = printed(printed_causes.show_causal, "figures/m")
-    rates = ["60 % [50, 70] (n=60)", "30 % [20, 40] (n=60)", "5 %", "90 %"]
-    rest = ["55 points [45, 65] (n=60)", "95 %", "0.020"]
+    random = [wilson(n, 60).percent().removesuffix(" (n=60)") for n in (3, 54)]
+    rates = ["60", "60 % [50, 70]", "30 % [20, 40]", *random]
+    rest = ["55 points [45, 65]", "95 % [85, 105]", "0.020"]
     first = ["ablate window", "13-17", "15", "harmful", *rates, *rest]
     assert row_of(lines, "ablate window") == first
-    assert row_of(lines, "add +1")[3:] == ["harmless", *rates[1:], *rest[1:]]
+    assert row_of(lines, "add +1")[3:] == ["harmless", "60", *rates[2:], *rest[1:]]
     assert lines[-1] == f"wrote {tmp_path} (2 interventions) and figures/m"
 
 

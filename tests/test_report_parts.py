@@ -2,19 +2,20 @@
 command to reproduce, the calibration."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from experiments import report, report_answer, report_frame, report_origin
+from experiments import printed, report, report_answer, report_frame, report_origin
 from experiments.report_origin import Finished
 from experiments.report_sections import Material
 from refusal_nn import calibration, verdicts
 from refusal_nn.errors import InputError
 from refusal_nn.estimates import wilson
 from refusal_nn.files import write_csv, write_json
-from refusal_nn.report import Picture, Table
+from refusal_nn.report import Page, Picture, Section, Table, Words, render
 from refusal_nn.runs import Stage
 
 ARGS = argparse.Namespace(model="it's", results=Path("results"), figures=Path("figures"))
@@ -96,10 +97,11 @@ def test_what_stands_beside_random_directions_has_its_n_and_its_interval():
     [table] = [b for b in report_frame.controls(Material(stages, Path(), {})) if hasattr(b, "rows")]
     [(_, measured, random, difference)] = table.rows
     assert measured == wilson(95, 100).percent()
-    assert random == "4 % (of 2000 completions)"
+    assert random == f"{wilson(4, 100).percent()}, 2000 completions"
     assert difference == "95 [89, 98]"
     said = " ".join(report_answer.answer("a", stages, []).lines)
-    assert "random directions 4 % on average, a difference of 95 points [89, 98] (n=100)" in said
+    random = wilson(4, 100).percent()
+    assert f"random directions {random} on average, a difference of 95 points" in said
 
 
 def test_a_control_is_said_only_of_stages_that_were_run():
@@ -129,6 +131,16 @@ def test_a_strength_other_than_one_and_another_system_prompt_are_said():
     assert limits.lines[0] == "The system prompt was not the template's own: SYSTEM=none."
 
 
+def test_a_rate_and_its_interval_stay_on_one_line():
+    line = "at 79 % [70, 86] (n=100), 9 points [-4, 21] (n=9), KL 0.1 nats, rank 5 [4, >8] of it"
+    section = Section("x", [Words([line])])
+    html = render(Page("x", report_answer.Answer("?", "x", "open", [], []), [section]))
+    [shown] = re.findall(r"<p>(at 79.*)</p>", html)
+    whole = ["79 % [70, 86] (n=100),", "9 points [-4, 21] (n=9),", "0.1 nats,", "5 [4, &gt;8]"]
+    words = shown.split(" ")
+    assert all(part.replace(" ", "\N{NO-BREAK SPACE}") in words for part in whole)
+
+
 def test_a_long_hash_is_short_in_the_table_and_whole_below_it():
     whole = f"sha256:{'b1' * 32} + adapter sha256:{'c2' * 32}"
     manifest = {"revision": whole, "finished": "x", "wall_seconds": 1, "git_commit": "c" * 40}
@@ -139,6 +151,22 @@ def test_a_long_hash_is_short_in_the_table_and_whole_below_it():
     assert row[2] == "sha256:b1b1b1b1b1b1… + adapter sha256:c2c2c2c2c2c2…"
     assert max(len(word) for cell in row for word in str(cell).split()) <= 24
     assert ("capture: revision", whole) in blocks[-1].blocks[1].rows
+
+
+def test_a_rank_correlation_with_severities_that_no_prompt_has_is_no_number():
+    layers = dict.fromkeys(("valid", "valid_in_sample", "layers", "d_first", "d_peak", "d_last"), 1)
+    layers |= {"peak_layer": 1, "reading": "two groups within harmful"}
+    layers |= {key: [] for key in ("harmful_below_midpoint", "harmless_above_midpoint")}
+    rules = ("overlap_count", "overlap_range", "overlap_range_crossfit")
+    layers |= {rule: {"first_layer": None} for rule in rules}
+
+    def said(**rho):
+        about = {"findings": dict.fromkeys("12345", layers | {"spearman_severity": rho})}
+        return printed.in_words(about, {"adjusted_cosine_at_peak": 1.0})[2]
+
+    none = said(value=0.0, low=-1.0, high=1.0, n=0)
+    assert none == "3 gradient: two groups within harmful; Spearman with severity not measured"
+    assert said(value=0.26, low=0.1, high=0.4, n=160).endswith("severity 0.26 [0.10, 0.40] (n=160)")
 
 
 def test_calibration_shows_what_was_planted_and_what_was_reported(tmp_path):

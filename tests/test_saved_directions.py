@@ -1,11 +1,13 @@
 """A direction's file says what it is, and is read back only for the model that it was fitted on."""
 
 import dataclasses
+import json
 import sys
 from argparse import Namespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from experiments import select, validate
@@ -73,6 +75,27 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
     (tmp_path / "d.safetensors").write_bytes(content)
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         load_direction(tmp_path / "d.safetensors")
+
+
+@pytest.mark.parametrize("name", ["layers", "positions", "d_model", "model", "revision"])
+@pytest.mark.parametrize("spoilt", [None, "0"])
+def test_metadata_that_lack_what_reading_needs_are_refused(file, tiny_llama, name, spoilt):
+    with safe_open(file(), "pt") as held:
+        about = json.loads(held.metadata()["refusal_nn"])
+    about |= {name: {} if name in ("model", "revision") else spoilt}
+    path = file().with_name("spoilt.safetensors")
+    save_file({"directions": ROWS}, path, {"refusal_nn": json.dumps(about)})
+    with pytest.raises(InputError, match="no direction file of format 1"):
+        load_direction(path, tiny_llama, layer=0, pos=-1)
+
+
+def test_a_number_alone_is_no_direction(file):
+    with safe_open(file(), "pt") as held:
+        about = held.metadata()
+    path = file().with_name("scalar.safetensors")
+    save_file({"directions": torch.tensor(1.0)}, path, about)
+    with pytest.raises(InputError, match="not what its metadata says"):
+        load_direction(path, layer=0, pos=-1)
 
 
 def test_a_tensor_that_is_not_what_its_metadata_says_is_refused(file):

@@ -6,6 +6,7 @@ import pytest
 
 from refusal_nn import figures
 from refusal_nn import subspace_figures as drawing
+from refusal_nn.estimates import wilson
 from refusal_nn.figures import HARMFUL, HARMLESS
 
 RANK = {"verdict": "RANK", "rank": 2, "low": 2, "high": 3, "up_to": 4, "label": "rank 2 [2, 3]"}
@@ -31,7 +32,7 @@ def component(i, construction="prompts", layer=12, noise=0.5, value=None):
 def ablated(k, compliance=0.5, split="test", **changes):
     row = {"split": split, **PLACE, "rank": k, "n": 60, "kl": 0.01 * k}
     row |= rate("compliance", compliance) | rate("coherence", 0.95, 0.02)
-    n, compliance = (5, 0.04) if split == "test" else ("", "")
+    n, compliance = (240, 0.05) if split == "test" else ("", "")
     return row | {"controls_n": n, "controls_compliance": compliance} | changes
 
 
@@ -141,13 +142,17 @@ def test_every_rank_on_test_is_drawn_in_red_with_its_interval():
     ends = [[[k, 0.2 * k - 0.1], [k, 0.2 * k + 0.1]] for k in (1, 2, 3, 4)]
     np.testing.assert_allclose(strokes(axes)[:4], ends, atol=1e-12)
     np.testing.assert_array_equal(coherent.get_ydata(), [0.95] * 4)
-    np.testing.assert_allclose([stroke[:, 1] for stroke in strokes(axes)[4:]], [[0.93, 0.97]] * 4)
+    ends = [stroke[:, 1] for stroke in strokes(axes)[4:8]]
+    np.testing.assert_allclose(ends, [[0.93, 0.97]] * 4)
 
 
 def test_random_subspaces_are_grey_harmless_kl_is_blue_and_the_limits_are_the_rules():
     rates, kl = DRAWN["rank_curve"].axes
-    (random,), (line,) = lines(rates, "test (n=5)"), lines(kl, "KL on harmless, test")
-    np.testing.assert_array_equal(random.get_ydata(), [0.04] * 4)
+    (random,), (line,) = lines(rates, "random subspaces"), lines(kl, "KL on harmless, test")
+    np.testing.assert_array_equal(random.get_ydata(), [0.05] * 4)
+    of = wilson(3, 60)  # prompts, however many random subspaces each met
+    ends = [stroke[:, 1] for stroke in strokes(rates)[8:]]
+    np.testing.assert_allclose(ends, [[of.low, of.high]] * 4)
     np.testing.assert_allclose(line.get_ydata(), [0.01, 0.02, 0.03, 0.04])
     assert (random.get_color(), line.get_color()) == (drawing.GREY, HARMLESS)
     assert set(lines(rates, "70 %")[0].get_ydata()) == {0.7}
@@ -200,7 +205,7 @@ def test_a_cell_without_a_number_is_a_gap(empty):
     for axes, label in ((rates, "coherently"), (rates, "random"), (kl, "test")):
         gaps = np.isnan(lines(axes, label)[0].get_ydata())
         np.testing.assert_array_equal(gaps, [False, True, False])
-    assert len(strokes(rates)) == 2 + 3
+    assert len(strokes(rates)) == 2 + 3 + 2
     pairs = [*angle("a", "b", empty), *angle("a", "c", 3.0)]
     assert set(written(drawing.angles(pairs).axes[0]).values()) == {"3"}
     gone = dict.fromkeys(("value", "low", "high", "bar"), empty)
