@@ -23,6 +23,7 @@ LEAST_REFUSED = 30
 MOST_KL = 0.1  # nats
 MODERATE_KL = 5 * MOST_KL  # by far less than what breaks the text (LOG.md)
 OVER_CONTROLS = 0.3  # the lower limit must exceed it
+POINTS = "points"  # a difference of rates is no share
 
 _ROUNDING = 1e-9
 
@@ -145,12 +146,13 @@ def gates(kl: float | None, over: Estimate | None) -> tuple[tuple[str, ...], tup
         else:
             failed += (f"harmless KL {kl:.4g} nats: gate failed, at most {MOST_KL} is allowed",)
     if over is not None:
-        least = f"{100 * OVER_CONTROLS:.0f} points"
+        least = f"{100 * OVER_CONTROLS:.0f} {POINTS}"
+        measured = f"over random controls {in_figures(over, POINTS)}"
         if over.low > OVER_CONTROLS:
-            passed += (f"over random controls {in_figures(over)}: lower limit above {least}",)
+            passed += (f"{measured}: lower limit above {least}",)
         else:
             words = f"gate failed, the lower limit must exceed {least}"
-            failed += (f"over random controls {in_figures(over)}: {words}",)
+            failed += (f"{measured}: {words}",)
     return passed, failed
 
 
@@ -166,7 +168,7 @@ def _by_rate(name: str, rate: Estimate) -> str:
     return f"{name} {in_figures(rate)}: {found} by rate, {why[found]}"
 
 
-def in_figures(rate: Estimate) -> str:
+def in_figures(rate: Estimate, unit: str = "%") -> str:
     """With a decimal more than Estimate.percent, which rounds a limit onto its threshold."""
     limits = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-    return f"{100 * rate.value:.1f} % {limits} (n={rate.n})"
+    return f"{100 * rate.value:.1f} {unit} {limits} (n={rate.n})"

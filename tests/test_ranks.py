@@ -102,7 +102,7 @@ FAILED = {
     "harmless KL 0.1001": {"kl": [0.02, 0.1001, 0.02]},
     "harmless KL nan": {"kl": [0.02, float("nan"), 0.02]},
     "harmless KL inf": {"kl": [0.02, float("inf"), 0.02]},
-    "over random controls 30.0 %": {"controls": np.stack([complied(0, 60, 0)] * 3, axis=1)},
+    "over random controls 30.0 points": {"controls": np.stack([complied(0, 60, 0)] * 3, axis=1)},
 }
 
 

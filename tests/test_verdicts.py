@@ -95,7 +95,12 @@ def test_with_every_gate_passed_the_class_is_the_rates(compliance, verdict):
 
 def test_a_yes_names_every_number_that_it_rests_on():
     words = said(judged(HIGH, second_judge=wilson(88, 100)))
-    for number in ("90.0 % [82.6, 94.5] (n=100)", "second judge 88.0 %", "0.02", "80.0 % [70.0"):
+    for number in (
+        "90.0 % [82.6, 94.5] (n=100)",
+        "second judge 88.0 %",
+        "0.02",
+        "80.0 points [70.0",
+    ):
         assert number in words
 
 
@@ -146,8 +151,8 @@ def test_two_judges_decide_together_or_not_at_all(first, second):
         ({"kl": 0.1001}, "harmless KL 0.1001"),
         ({"kl": float("inf")}, "harmless KL inf"),
         ({"kl": float("nan")}, "harmless KL nan"),
-        ({"over_controls": Estimate(0.5, 0.3, 0.7, 100)}, "over random controls 50.0 % [30.0"),
-        ({"over_controls": Estimate(-0.1, -0.2, 0.0, 100)}, "over random controls -10.0 %"),
+        ({"over_controls": Estimate(0.5, 0.3, 0.7, 100)}, "over random controls 50.0 points [30.0"),
+        ({"over_controls": Estimate(-0.1, -0.2, 0.0, 100)}, "over random controls -10.0 points"),
         (
             {"over_controls": Estimate(float("nan"), float("nan"), float("nan"), 1)},
             "over random controls nan",
