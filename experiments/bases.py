@@ -22,7 +22,7 @@ DEPTHS = (0.1, 0.8)
 FINALISTS = 3
 # Every basis is asked about so few prompts of each class, this share of each construction's about
 # all. More than half of the work fell to bases nowhere near the best.
-FIRST_ROUND, SHARE, LEAST = 8, 0.25, 3
+FIRST_ROUND, SHARE, LEAST = 8, 0.1, 3
 ITERATIVE, ITERATIONS = "iterative", 4
 # Of each basis where no rank was found; directions beyond the rank would only compare noise.
 ANGLES = 4
