@@ -13,6 +13,7 @@ import pytest
 import torch
 from fake_ndif import FakeNdif, methods_kept
 
+from experiments import causes, console
 from refusal_nn import (
     feeding,
     interventions,
@@ -30,6 +31,7 @@ from refusal_nn.interventions import ActivationAddition, DirectionalAblation
 from refusal_nn.journal import Journal
 from refusal_nn.loading import load
 from refusal_nn.ndif import Remote
+from refusal_nn.prompts import load_prompts
 from refusal_nn.tracing import capture, generate, next_token_logits, token_nll
 
 NEW = 9
@@ -175,6 +177,15 @@ def test_a_killed_capture_asks_for_nothing_again_that_was_answered(
     assert len(server.jobs) == requests - answered
     assert torch.equal(again.states, whole.states)
     assert all(torch.equal(again.means[name], whole.means[name]) for name in "ab")
+
+
+def test_what_is_timed_is_not_an_earlier_answer(server, there, texts):
+    before, prompts = len(server.ran), load_prompts()[:3]
+    for _ in range(2):
+        causes.speed(there, prompts)
+    assert len(server.ran) - before == 4
+    with console.forecast_progress(there, texts, (-1,)):
+        assert len(server.ran) - before == 6
 
 
 def test_a_job_that_died_with_its_server_is_asked_again(server, there, texts, monkeypatch):
