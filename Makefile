@@ -106,7 +106,7 @@ help:
 	@echo "make report       one HTML page of whatever is finished: the answer, its evidence, figures, how to reproduce it"
 	@echo "make show         print the tables of a finished run again"
 	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF;"
-	@echo "                  make test-ndif-kills kills it in every stage (an hour)"
+	@echo "                  make test-ndif-kills kills it in every stage (half an hour)"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
 	@echo "make bench        how long this takes beside plain hooks; benchmarks/results.md"
 	@echo
@@ -266,7 +266,7 @@ test-ndif: $(INSTALLED) $(NDIF_VENV)/.installed
 	        $$([ $$actor = sandbox ] || echo tests/ndif/test_chain.py); code=$$?; \
 	    tests/ndif/serve.sh down; [ $$code = 0 ] || exit $$code; done
 
-# An hour and more: a server that is killed again and again while a chain runs on it.
+# Half an hour: a server that is killed again and again while a chain runs on it.
 test-ndif-kills: $(INSTALLED) $(NDIF_VENV)/.installed
 	@$(PY) -m pytest -s -p no:cacheprovider tests/ndif/test_kills.py
 

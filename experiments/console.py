@@ -65,7 +65,7 @@ def forecast_progress(
     probe = sorted(prompts, key=len)[len(prompts) // 2 :][:8]
     capture(model, probe, positions)  # compiles the trace; only the second pass is timed
     begun = time.perf_counter()
-    capture(model, probe, positions)
+    capture(model.anew(), probe, positions)
     speed = tokens_to_run(model, probe) / (time.perf_counter() - begun)
     tokens = tokens_to_run(model, prompts)
     kept = model.n_layers * len(prompts) * len(positions) * model.d_model * 4 / 1e9

@@ -19,7 +19,7 @@ def speed(model: TracedModel, prompts: Sequence[Prompt]) -> float:
 
     from refusal_nn.tracing import generate
 
-    texts = [p.prompt for p in prompts[:PROBE_ROWS]]
+    model, texts = model.anew(), [p.prompt for p in prompts[:PROBE_ROWS]]
     generate(model, texts[:1], max_new_tokens=2)  # compiles the trace
     begun = time.perf_counter()
     done = generate(model, texts, max_new_tokens=PROBE_TOKENS)

@@ -1,4 +1,5 @@
-"""Batches of a capture at work, on disk as each is done: a killed run loses the batch at hand."""
+"""Batches of a capture at work, on disk as each is done: a killed run loses the batch at hand, on a
+server the request at hand."""
 
 from __future__ import annotations
 
@@ -40,12 +41,14 @@ class BatchFiles:
         if not rows or not path.is_file() or sha256(path) != rows[0]["sha256"]:
             return None
         kept = load_file(path)
-        return [kept[part] for part in NAMES]
+        return [kept.get(part) for part in NAMES]
 
     def write(self, name: str, found: Sequence[object]) -> None:
-        """Keep what was found of a batch. Raises DiskError."""
+        """Keep what was found of a batch, without what is None: sums that are part of another's.
+        Raises DiskError."""
         path = self._path(name)
-        write_tensors(path, dict(zip(NAMES, found, strict=True)), {}, finite=False)
+        parts = {k: v for k, v in zip(NAMES, found, strict=True) if v is not None}
+        write_tensors(path, parts, {}, finite=False)
         self.journal.add(name, [{"sha256": sha256(path)}])
 
     def _path(self, name: str) -> Path:

@@ -6,9 +6,8 @@ in FAMILIES.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -132,11 +131,14 @@ class TracedModel:
     adapter: Intervention | None = None
     refusal_words: tuple[str, ...] = REFUSAL_WORDS
 
+    def anew(self) -> TracedModel:
+        """The same, for what is timed or may have changed: on a server no earlier answer is taken
+        up."""
+        return self if self.service is None else replace(self, service=self.service.anew())
+
     def shipped(self) -> TracedModel:
         """What passes need of it, without what need not travel."""
-        return dataclasses.replace(
-            self, template=None, notes=(), self_test={}, service=None, refusal_words=()
-        )
+        return replace(self, template=None, notes=(), self_test={}, service=None, refusal_words=())
 
     @property
     def module(self) -> torch.nn.Module:

@@ -223,9 +223,7 @@ def _generation_config(source: str) -> GenerationConfig | None:
 
 def described(model: TracedModel) -> TracedModel:
     """The model with the kind of device and the precision that its passes have: one request."""
-    # Of the server as it is now: no answer of an earlier one is taken up.
-    now = dataclasses.replace(model.service, asked_at=time.time())
-    model = dataclasses.replace(model, service=now)
+    model = model.anew()  # of the server as it is now
     about = passes.Shared.of(model, None, ())
     with model.lm.session(backend=model.service.job(about, [None], passes.about, ())):
         found = nnsight.save(passes.answers(about, [None], passes.about, ()))

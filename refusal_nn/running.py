@@ -21,6 +21,8 @@ from refusal_nn.models import TracedModel
 if TYPE_CHECKING:
     from nnsight.tracing.backend import Backend
 
+    from refusal_nn.services import Service
+
 
 def answered(
     model: TracedModel,
@@ -39,7 +41,7 @@ def answered(
         yield from _here(shared, todo.feeds, body, args, kept)
         return
     for feeds in service.requests(todo.feeds, row_bytes):
-        yield from _session(shared, feeds, body, args, service.job(shared, feeds, body, args))
+        yield from zip(feeds, _there(service, shared, feeds, body, args, kept), strict=True)
 
 
 def _session(
@@ -48,10 +50,28 @@ def _session(
     body: Callable[..., object],
     args: Sequence[object],
     backend: Backend | None = None,
-) -> Iterator[tuple[Feed, object]]:
+) -> list[object]:
     with shared.model.lm.session(backend=backend):
         found = nnsight.save(passes.answers(shared, feeds, body, args))
-    return zip(feeds, found, strict=True)
+    return found
+
+
+def _there(
+    service: Service,
+    shared: passes.Shared,
+    feeds: Sequence[Feed],
+    body: Callable[..., object],
+    args: Sequence[object],
+    kept: BatchFiles | None,
+) -> list[object]:
+    """One request's answers; asked again unless all are kept, for the last holds sums of all."""
+    names = [kept.name(feed, args) for feed in feeds] if kept else []
+    found = [kept.read(name) for name in names]
+    if not found or None in found:
+        found = _session(shared, feeds, body, args, service.job(shared, feeds, body, args))
+        for i, name in enumerate(names):
+            kept.write(name, found[i])
+    return found
 
 
 def _here(
@@ -72,7 +92,7 @@ def _here(
         if found is None and (rows <= most or rows == 1):
             try:
                 shared = shared.cached()
-                [(_, found)] = _session(shared, [feed], body, args)
+                [found] = _session(shared, [feed], body, args)
             except (MemoryError, RuntimeError) as error:
                 fault = _shortage(error, shared, feed)
             if kept and fault is None:

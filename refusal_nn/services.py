@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ class Service(Protocol):
     @property
     def where(self) -> dict[str, str]: ...
 
+    def anew(self) -> Service: ...
+
     def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]: ...
 
     def job(
@@ -65,6 +68,10 @@ class Simulation:
     def where(self) -> dict[str, str]:
         return {"host": "simulated"}
 
+    def anew(self) -> Simulation:
+        """As it is: no answers are kept."""
+        return self
+
     def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]:
         """As on a server."""
         return list(_requests(feeds, row_bytes))
@@ -81,8 +88,8 @@ class Ndif:
 
     model_key: nnsight's name of the model there. folder: where ids of jobs are kept. deadline:
     seconds since 1970 after which nothing is waited for. told: is given what is waited for.
-    insecure: answers may come from anywhere. asked_at: set while the server is looked at, so that
-    it is not an earlier server's answer that is taken up.
+    insecure: answers may come from anywhere. asked_at: set while the server is looked at or timed,
+    so that it is not an earlier answer that is taken up.
     """
 
     host: str
@@ -98,6 +105,10 @@ class Ndif:
     @property
     def where(self) -> dict[str, str]:
         return {"host": self.host, "model_key": self.model_key}
+
+    def anew(self) -> Ndif:
+        """The same, asked from now on: no earlier answer is taken up."""
+        return dataclasses.replace(self, asked_at=time.time())
 
     def requests(self, feeds: Sequence[Feed], row_bytes: int) -> list[list[Feed]]:
         """Feeds that one request answers, in order; of much work it is said how much."""

@@ -40,8 +40,8 @@ def capture(
 
     groups: a name per prompt (default: one group `all`). token_budget: padded tokens per batch.
     on_batch is told the tokens done. names: what an error calls the prompts. kept: batches of this
-    very capture that are on disk, and the place for more; not used with a server, which keeps its
-    own. Memory is bounded by one batch and the positions kept. Raises NotFinite.
+    very capture that are on disk, and the place for more. Memory is bounded by one batch and the
+    positions kept. Raises NotFinite.
     """
     ids = model.template.render(prompts)
     groups = list(groups) if groups is not None else ["all"] * len(ids)

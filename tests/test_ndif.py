@@ -13,6 +13,7 @@ import pytest
 import torch
 from fake_ndif import FakeNdif, methods_kept
 
+from experiments import console, progress
 from refusal_nn import (
     feeding,
     interventions,
@@ -24,10 +25,13 @@ from refusal_nn import (
     services,
     sources,
 )
+from refusal_nn.batch_files import BatchFiles
 from refusal_nn.errors import InputError, RemoteFailure
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation
+from refusal_nn.journal import Journal
 from refusal_nn.loading import load
 from refusal_nn.ndif import Remote
+from refusal_nn.prompts import load_prompts
 from refusal_nn.tracing import capture, generate, next_token_logits, token_nll
 
 NEW = 9
@@ -147,6 +151,41 @@ def test_answers_that_are_no_longer_kept_are_asked_again(server, there, texts):
     first = next_token_logits(there, texts)
     server.jobs.clear()
     assert torch.equal(next_token_logits(there, texts), first)
+
+
+@pytest.mark.parametrize("batches", [1, 6])
+def test_a_killed_capture_asks_for_nothing_again_that_was_answered(
+    server, there, texts, tmp_path, monkeypatch, batches
+):
+    monkeypatch.setattr(services, "REQUEST_ROWS", 5)
+    before, done = len(server.jobs), iter(range(1, 99))
+    about = {"groups": ["a", "b"] * (len(texts) // 2), "token_budget": 60}  # a row a batch
+    whole = capture(there, texts, (-1, -2), **about)
+    requests, answered = len(server.jobs) - before, -(-batches // 5)
+
+    def killed(_):
+        if next(done) == batches:
+            raise KeyboardInterrupt
+
+    def kept():
+        return BatchFiles(tmp_path / "kept", Journal(tmp_path / "kept.jsonl", there.where))
+
+    with pytest.raises(KeyboardInterrupt):
+        capture(there, texts, (-1, -2), **about, kept=kept(), on_batch=killed)
+    server.jobs.clear()  # the server's store dies with it
+    again = capture(there, texts, (-1, -2), **about, kept=kept())
+    assert len(server.jobs) == requests - answered
+    assert torch.equal(again.states, whole.states)
+    assert all(torch.equal(again.means[name], whole.means[name]) for name in "ab")
+
+
+def test_what_is_timed_is_not_an_earlier_answer(server, there, texts):
+    before, prompts = len(server.ran), load_prompts()[:3]
+    for _ in range(2):
+        progress.speed(there, prompts)
+    assert len(server.ran) - before == 4
+    with console.forecast_progress(there, texts, (-1,)):
+        assert len(server.ran) - before == 6
 
 
 def test_a_job_that_died_with_its_server_is_asked_again(server, there, texts, monkeypatch):

@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import refuser
+
+from refusal_nn.names import safe_name
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ["--n=80"]
-FEW = [*SMALL, "--val=15", "--tokens=8", "--controls=2", "--layers=16,17", "--max-rank=2"]
+FEW = [*SMALL, "--val=8", "--tokens=8", "--controls=2", "--layers=3,4", "--max-rank=2"]
 
 
 def run(stage, results, *options):
@@ -24,6 +27,13 @@ def run(stage, results, *options):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def trained(folder):
+    """MODEL and PROMPTS of a tiny model that refuses: select takes it seconds, SmolLM2 an hour."""
+    refuser.write_prompts(folder / "prompts.csv", 400)
+    refuser.train(folder / "model", refuser.write_prompts(folder / "train.csv", 400, seed=1))
+    return {"model": str(folder / "model"), "prompts": str(folder / "prompts.csv")}
 
 
 def table(path):
@@ -46,19 +56,24 @@ def assert_same_tables(one, two):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("model", "stages"),
-    [("smollm2", ["validate", "sweep"]), ("organism-1-2", ["validate", "sweep", "subspace"])],
+    [
+        ("smollm2", ["validate", "sweep"]),
+        ("organism-1", ["validate", "baseline"]),
+        ("trained", ["validate", "sweep", "subspace"]),
+    ],
 )
 def test_every_stage_gives_the_same_tables(tmp_path, model, stages):
+    given = trained(tmp_path) if model == "trained" else {"model": model}
     for backend in ("local", "ndif"):
         for stage in ("capture", *stages):
-            options = [f"--model={model}", f"--backend={backend}"]
-            options += ["--dtype=float32"] * (backend == "local")
+            options = [f"--{name}={value}" for name, value in given.items()]
+            options += [f"--backend={backend}", *["--dtype=float32"] * (backend == "local")]
             done = run(stage, tmp_path / backend, *options)
             output, _ = done.communicate()
             assert done.returncode == 0, output
     assert_same_tables(tmp_path / "local", tmp_path / "ndif")
     # Where nothing is testable there is no table of ablations to compare.
-    curve = tmp_path / "local" / model / "subspace" / "rank_curve.csv"
+    curve = tmp_path / "local" / safe_name(given["model"]) / "subspace" / "rank_curve.csv"
     assert curve.exists() == ("subspace" in stages)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_chain import ROOT, assert_same_tables
+from test_chain import ROOT, assert_same_tables, trained
 
-MODEL = "organism-1-2"  # refuses few enough harmless prompts that so few are testable
-OPTIONS = [f"MODEL={MODEL}", "N=80", "VAL=15", "TOKENS=8", "CONTROLS=2", "LAYERS=16,17"]
-OPTIONS += ["MAX_RANK=2"]
+from refusal_nn.names import safe_name
+
+# So many prompts that capture takes two requests.
+OPTIONS = ["N=280", "VAL=8", "TOKENS=8", "CONTROLS=2", "LAYERS=3,4", "MAX_RANK=2"]
 # In the order of make; each begins when the one before has its summary. validate asks no server.
 STAGES = ("capture", "validate", "select", "baseline", "sweep", "subspace")
 BEFORE = dict(zip(STAGES[1:], STAGES[:-1], strict=True))
@@ -29,8 +30,9 @@ KILLS = [
 ]
 # Seconds from a server's death to the client's end: 30 of waits, and what a busy machine adds.
 GIVES_UP = 90
-# Jobs of a process, not of a unit of its journal: two that measure speed, the clean model's logits.
-OWN = 3
+# Jobs of a process, not of a unit of its journal; select has most: its filters, its fits, and the
+# clean model's logits.
+OWN = 5
 
 
 def serve(*words):
@@ -40,8 +42,10 @@ def serve(*words):
 class Chain:
     """`make` to validate, sweep and subspace in one results folder."""
 
-    def __init__(self, results):
-        self.results, self.run, self.log = results, results / MODEL, results / "log"
+    def __init__(self, results, given):
+        self.results, self.run = results, results / safe_name(given["model"])
+        self.log = results / "log"
+        self.options = [*OPTIONS, *(f"{name.upper()}={value}" for name, value in given.items())]
         results.mkdir()
 
     def begin(self, *options, prefix=()):
@@ -50,7 +54,7 @@ class Chain:
         self.started = time.time()
         with self.log.open("w") as log:
             self.client = subprocess.Popen(
-                [*prefix, "make", f"RESULTS={self.results}", *OPTIONS, *options, *targets],
+                [*prefix, "make", f"RESULTS={self.results}", *self.options, *options, *targets],
                 cwd=ROOT,
                 env={name: value for name, value in os.environ.items() if name not in inherited},
                 stdout=log,
@@ -121,8 +125,9 @@ def server():
 def killed_at_random(chain, whole, stage, who, rng):
     """Begin the chain, kill at a random job of a stage; jobs whose answers were journalled."""
     chain.begin_there()
-    # In the first half: the rest is for a second kill in the same stage.
-    asked = int(rng.integers(1, max(2, len(whole.jobs(stage)) // 2)))
+    # In the first half, where the rest is for a second kill in the same stage.
+    kills = [where for where, _ in KILLS].count(stage)
+    asked = int(rng.integers(1, max(2, len(whole.jobs(stage)) // kills)))
     later = round(float(rng.uniform(0, 1.5)), 1)
     chain.wait_for(stage, asked, later)
     line, seconds = chain.die(who)
@@ -142,7 +147,8 @@ def assert_not_asked_again(kept):
 
 @pytest.mark.timeout(7200)
 def test_a_chain_whose_server_dies_in_every_stage_ends_in_the_same_tables(tmp_path, server):
-    here, whole, killed = (Chain(tmp_path / name) for name in ("here", "whole", "killed"))
+    given = trained(tmp_path)
+    here, whole, killed = (Chain(tmp_path / name, given) for name in ("here", "whole", "killed"))
     here.begin("DTYPE=float32")
     here.ends_well()
     assert (here.run / "subspace" / "rank_curve.csv").exists(), "nothing was testable"

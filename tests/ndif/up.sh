@@ -15,6 +15,8 @@ export NDIF_RAY_ADDRESS=ray://127.0.0.1:10001 NDIF_RAY_HEAD_PORT=6385
 export NDIF_DEFAULT_MODEL_ACTOR_CLASS=server.$actor NDIF_CONTROLLER_IMPORT_PATH=server.ControllerActor
 export NDIF_DEFAULT_DTYPE=float32 NDIF_MODEL_CACHE_PERCENTAGE=0.5
 export GRPC_ENABLE_FORK_SUPPORT=0 RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_WARNING=1
+# Workers would be 15 nicer than the server they are: beside any other job they starve, and answers come too late.
+export RAY_worker_niceness=0
 # The server's own defaults; the store is this machine's memory.
 export AWS_ACCESS_KEY_ID=rustfsadmin AWS_SECRET_ACCESS_KEY=rustfsadmin
 
