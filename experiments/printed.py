@@ -20,9 +20,7 @@ def show_validation(folder: Path, figures: Path) -> None:
     """Print the layer table, the confounds, the findings in a line each, and where files are."""
     about, confounded = (read_json(folder / f"{name}.json") for name in ("summary", "confounds"))
     console.table(
-        f"{about['model']}: harmful against harmless, {about['n_harmful_prompts']} + "
-        f"{about['n_harmless_prompts']} fit prompts, position {about['position']} "
-        f"{about['token']!r}",
+        f"{about['model']}: harmful against harmless, {asked(about)}",
         *layer_table(read_csv(folder / "validation_results.csv")),
     )
     console.say(OVERLAP)
@@ -34,6 +32,12 @@ def show_validation(folder: Path, figures: Path) -> None:
     console.say(
         f"wrote {folder} ({about['n_layers']} layers, peak {about['peak_layer']}) and {figures}"
     )
+
+
+def asked(about: Mapping[str, object]) -> str:
+    """How many prompts, and where."""
+    counts = f"{about['n_harmful_prompts']} + {about['n_harmless_prompts']} fit prompts"
+    return f"{counts}, position {about['position']} {about['token']!r}"
 
 
 def layer_table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

@@ -127,7 +127,8 @@ def layers(of: Material) -> Blocks:
         yield from of.picture("validate", "direction_analysis", words)
         table = printed.layer_table(done.rows("validation_results"))
         note = printed.OVERLAP.strip() + ". valid: p (family) < .01 and lower limit of d above 0.5."
-        yield Table("Separation of harmful from harmless prompts by layer", *table, note)
+        title = f"Separation of harmful from harmless prompts by layer, {printed.asked(done.about)}"
+        yield Table(title, *table, note)
         yield Words(printed.in_words(done.about, done.json("confounds")), listed=True)
         yield Fold("Distributions of the projections", list(_distributions(of)))
     if "similarity" in of.stages:
