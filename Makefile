@@ -77,8 +77,8 @@ CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers
          $(call flag,KEEP_TEXT,--keep-text)
 
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
-ON_MODEL := experiments/capture.py $(call code,activations batch_files batching captured checks conversations embedded feeding interventions jobs \
-            loading memory models ndif organisms passes planted planted_words prompt_files prompts qwen1 running services sites sources \
+ON_MODEL := experiments/capture.py $(call code,activations batch_files batching captured checks conversations embedded feeding generation interventions jobs \
+            loading memory models ndif organisms passes planted planted_words prompt_files prompts qwen1 remedies running services sites sources \
             splits templates tiny tracing)
 ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal rollouts scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)

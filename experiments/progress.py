@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,6 @@ PROBE_ROWS, PROBE_TOKENS = 16, 16
 
 def speed(model: TracedModel, prompts: Sequence[Prompt]) -> float:
     """Tokens per second that a short batch of these prompts is completed at."""
-    import time
-
     from refusal_nn.tracing import generate
 
     model, texts = model.anew(), [p.prompt for p in prompts[:PROBE_ROWS]]
