@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from refusal_nn.passes import Shared  # isort: skip  before nnsight: see there
+from refusal_nn.passes import Shared, last  # isort: skip  before nnsight: see there
 import nnsight
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class Running:
         """A batch one token on, and the logits (row, vocab) that it was chosen by."""
         model, inputs, edit = shared.model, shared.inputs(feed), shared.edit(feed)
         cache = inputs.get("past_key_values") or DynamicCache(config=shared.config)
-        inputs |= {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        inputs |= {"past_key_values": cache, "use_cache": True, "logits_to_keep": last(1)}
         with torch.no_grad(), model.lm.trace(inputs):
             apply(model, edit)
             logits = nnsight.save(model.lm.output.logits[:, -1].clone())
