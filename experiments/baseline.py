@@ -38,7 +38,7 @@ def compute(args: argparse.Namespace) -> None:
 
     asked = sets(args)
     with cli.stage(args, NAME).run(settings(args)) as run:
-        model = causes.load(args)
+        model = causes.load_for_text(args)
         rollout = causes.rollout(args, model)
         jobs = [Job(CLEAN, prompt) for prompts in asked.values() for prompt in prompts]
         per_second = progress.speed(model, [job.prompt for job in jobs])

@@ -16,6 +16,7 @@ from experiments.bench import Bench
 from refusal_nn import candidates, files, planted, rollouts, selection, subspaces
 from refusal_nn.candidates import Candidate, States
 from refusal_nn.errors import InputError
+from refusal_nn.models import TracedModel
 
 # Of these shares of the depth: embeddings hold words, and the last blocks the next token.
 DEPTHS = (0.1, 0.8)
@@ -33,8 +34,8 @@ def fitted(args: argparse.Namespace, bench: Bench, swept: Sequence[causes.Row]) 
     and the iterative one."""
     # Random subspaces of the same rank are drawn from what harmless prompts vary in.
     rank = min(args.max_rank, bench.harmless.shape[1] - 1)
-    ordered = candidates.in_order(swept)
-    layers, (kept, states) = _layers(args, bench), _states(bench)
+    ordered, exact = candidates.in_order(swept), causes.load(args)
+    layers, (kept, states) = _layers(args, bench), _states(bench, exact)
     found = []
     for pos, at in states.items():
         there = [layer for layer in layers if bench.has_direction(layer, pos)]
@@ -46,15 +47,15 @@ def fitted(args: argparse.Namespace, bench: Bench, swept: Sequence[causes.Row]) 
         own += candidates.over_layers(directions, there, best_first, rank)
         first = pos == causes.first_position(args)
         found += own if first else [c._replace(pos=pos) for c in own]
-    return [*found, _iterated(bench, kept, ordered[0], min(rank, ITERATIONS))]
+    return [*found, _iterated(exact, kept, ordered[0], min(rank, ITERATIONS))]
 
 
 def _iterated(
-    bench: Bench, kept: Mapping[str, Sequence[object]], best: causes.Row, rank: int
+    model: TracedModel, kept: Mapping[str, Sequence[object]], best: causes.Row, rank: int
 ) -> Candidate:
     """From the sweep's best direction on: at rank 1 it is that direction, on the same prompts."""
     place = (best["layer"], best["pos"])
-    rows = selection.iterate_directions(bench.model, kept, *place, rank).double().numpy()
+    rows = selection.iterate_directions(model, kept, *place, rank).double().numpy()
     spectrum = np.ones(len(rows))  # it has no singular values: each direction was fitted anew
     return Candidate(ITERATIVE, best["layer"], subspaces.Subspace(rows, spectrum, ITERATIVE))
 
@@ -70,11 +71,11 @@ def _layers(args: argparse.Namespace, bench: Bench) -> list[int]:
     return there
 
 
-def _states(bench: Bench) -> tuple[dict[str, list[object]], dict[int, States]]:
+def _states(bench: Bench, model: TracedModel) -> tuple[dict[str, list[object]], dict[int, States]]:
     """Fit prompts that the model refuses and answers, and their captured activations by position,
     the first of POSITIONS first."""
     fit, tokens = bench.found.parts["fit"], bench.rollout.refusal_tokens
-    kept, _ = selection.filter_by_refusal(bench.model, fit, tokens)
+    kept, _ = selection.filter_by_refusal(model, fit, tokens)
     captured = bench.captured
     row = {(r["label"], r["id"]): i for i, r in enumerate(captured.table)}
     rows = {c: [row[c, p.id] for p in prompts] for c, prompts in kept.items()}

@@ -116,7 +116,7 @@ class Bench:
 
     @classmethod
     def of(cls, args: argparse.Namespace, found: Found, run: Run) -> Bench:
-        model = causes.load(args)
+        model = causes.load_for_text(args)
         require_same(found.origin, capture.origin(args, model))
         rollout = causes.rollout(args, model, found.nll_limit)
         per_second = progress.speed(rollout.model, found.parts["val"])

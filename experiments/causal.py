@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 NAME = "causal"
 OPTIONS = ("val", "tokens", "alpha", "layers", "controls", "refusal_words", "judge", "keep_text")
 WINDOW = 2  # layers on either side
+# Half of what the sweep's verdict is given: a table of a dozen rows, each with its own controls.
+TURNS = 2
 
 
 class Site(NamedTuple):
@@ -133,7 +135,7 @@ def _rolled(
     """Rows under the intervention, then some rows per prompt under random directions in turn."""
     name = f"{number} {site.name} {site.layers} of {site.source}"
     controls = {f"{name}: random {i}": arm for i, arm in enumerate(site.controls)}
-    asked = {name: list(prompts), **causes.in_rotation(prompts, list(controls), causes.TURNS)}
+    asked = {name: list(prompts), **causes.in_rotation(prompts, list(controls), TURNS)}
     rows = bench.roll({name: site.intervention, **controls}, asked, what)
     return rows[: len(prompts)], rows[len(prompts) :]
 

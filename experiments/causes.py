@@ -77,11 +77,14 @@ def settings(args: argparse.Namespace, *names: str) -> cli.Settings:
     }
 
 
-# The one model that this process holds: a stage and those it computes first share it.
+# The one model that this process holds, and its copy for completions: a stage and those it computes
+# first share them.
 _loaded: dict[str, TracedModel] = {}
+TEXT = "text"
 
 
 def load(args: argparse.Namespace) -> TracedModel:
+    """The model as directions are fitted to it."""
     from experiments import console
     from refusal_nn.loading import load
 
@@ -101,6 +104,22 @@ def load(args: argparse.Namespace) -> TracedModel:
         for line in _loaded[name].notes:
             console.say(line)
     return _loaded[name]
+
+
+def load_for_text(args: argparse.Namespace) -> TracedModel:
+    """The model as completions and scores are asked of it: with DTYPE=auto in what is enough for
+    them."""
+    from experiments import console
+    from refusal_nn.precision import for_text
+
+    model = load(args)
+    if args.dtype != "auto":
+        return model
+    if TEXT not in _loaded:
+        _loaded[TEXT] = for_text(model)
+        for line in _loaded[TEXT].notes if _loaded[TEXT] is not model else ():
+            console.say(line)
+    return _loaded[TEXT]
 
 
 def remote(args: argparse.Namespace) -> Remote | str | None:

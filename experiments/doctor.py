@@ -29,7 +29,8 @@ def compute(args: argparse.Namespace) -> None:
     except ModelError:
         _show(f"{args.model}: cannot be used", _outline(args.model))
         raise
-    parts = (_size(model), _prompt(model), _tokens(model), _words(model, args), _tests(model))
+    parts = (_size(model), _text(args), _prompt(model), _tokens(model), _words(model, args))
+    parts += (_tests(model),)
     _show(f"{args.model}: can be used", [line for part in parts for line in part])
     console.say("not looked at: whether it refuses at all (`make baseline` does)")
 
@@ -65,6 +66,13 @@ def _precision(model: TracedModel) -> str:
     if loss:
         return f"cosine with float32's directions at least {loss['cosine_late']:.4f}, measured"
     return "exact" if str(model.dtype) == "torch.float32" else "loss against float32 not measured"
+
+
+def _text(args: argparse.Namespace) -> Iterator[Line]:
+    model = causes.load_for_text(args)
+    loss = model.self_test.get("text_kl")
+    how = f"KL from float32 {loss['kl']:.4f} nats (n={loss['n']})" if loss else "as the rest"
+    yield "completions in", str(model.dtype).removeprefix("torch."), how
 
 
 def _prompt(model: TracedModel) -> Iterator[Line]:

@@ -53,8 +53,10 @@ def compute(args: argparse.Namespace) -> None:
             summary["verdict"] = "UNTESTABLE"
         else:
             directions = selection.fit_directions(model, kept["fit"])
-            scorer = selection.Scorer.on(model, kept["val"], tokens)
-            rows = _scored(scorer, directions, run.journal(model.where))
+            scored = causes.load_for_text(args)
+            scorer = selection.Scorer.on(scored, kept["val"], tokens)
+            summary["scored_in"] = str(scored.dtype)
+            rows = _scored(scorer, directions, run.journal(scored.where))
             summary["chosen"] = choose(rows, model.n_layers)
             files.write_csv(run.folder / "candidates.csv", rows)
             _write_directions(run.folder, directions, origin, model, summary)

@@ -91,16 +91,20 @@ def _require(holds: bool, model: TracedModel, fault: str) -> None:
 
 
 def probe_directions(model: TracedModel) -> np.ndarray:
-    """Unit differences in means of 32 bundled matched pairs, (layer, d_model): a hard case.
+    """Unit differences in means of the probe prompts, (layer, d_model): a hard case.
 
     Twins differ little, so rounding weighs more than with prompt sets that differ in form.
     """
+    states = capture(model, probe_prompts()).at(-1).numpy()
+    return unit(difference_in_means(states[:, :PROBE_PAIRS], states[:, PROBE_PAIRS:]))
+
+
+def probe_prompts() -> list[str]:
+    """PROBE_PAIRS bundled harmful prompts, then their harmless twins, over all categories."""
     bundled = load_prompts()
     classes = [[p.prompt for p in bundled if p.label == label] for label in LABELS]
     step = len(classes[0]) // PROBE_PAIRS
-    texts = [text for texts in classes for text in texts[::step][:PROBE_PAIRS]]
-    states = capture(model, texts).at(-1).numpy()
-    return unit(difference_in_means(states[:, :PROBE_PAIRS], states[:, PROBE_PAIRS:]))
+    return [text for texts in classes for text in texts[::step][:PROBE_PAIRS]]
 
 
 def precision_loss(exact: np.ndarray, narrow: np.ndarray) -> dict[str, object]:

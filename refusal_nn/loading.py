@@ -77,7 +77,7 @@ def load(
     preferred = MODELS[name].dtype if name in MODELS else "auto"
     chosen = preferred if dtype == "auto" else dtype
     if chosen == "auto":
-        chosen = "bfloat16" if _computes_bfloat16(target) else "float32"
+        chosen = "bfloat16" if computes_bfloat16(target) else "float32"
     if chosen == "float32":
         return _noted(checks.self_tested(_wrapped(name, torch.float32, target, system)), [])
     needed, free = 4 * sources.parameter_count(name), free_bytes(target)
@@ -142,7 +142,8 @@ def _device(device: str) -> str:
     return device
 
 
-def _computes_bfloat16(device: str) -> bool:
+def computes_bfloat16(device: str) -> bool:
+    """Whether a device, as torch names it, computes in bfloat16 by itself."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Without such instructions a CPU emulates bfloat16, slower than float32.

@@ -79,7 +79,7 @@ def test_a_prefix_cache_that_changes_the_logits_is_not_used(tiny_llama, monkeypa
 
 def test_a_refused_precision_leaves_the_model_bit_identical(texts, monkeypatch):
     exact = load("tiny-qwen2", dtype="float32")
-    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda device: True)
     monkeypatch.setattr(loading, "FAITHFUL", 1.1)
     refused = load("tiny-qwen2", device="cpu")
     assert refused.dtype == torch.float32

@@ -39,7 +39,7 @@ def test_a_right_padding_tokenizer_without_a_pad_token_is_put_right(folder, text
 
 
 def test_auto_takes_float32_where_bfloat16_turns_directions(monkeypatch):
-    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda device: True)
     assert load("tiny-llama", device="cpu").dtype == torch.bfloat16
     monkeypatch.setattr(loading, "FAITHFUL", 1.1)
     model = load("tiny-llama", device="cpu")
@@ -48,7 +48,7 @@ def test_auto_takes_float32_where_bfloat16_turns_directions(monkeypatch):
 
 
 def test_auto_takes_float32_where_bfloat16_fails_its_self_test(monkeypatch):
-    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda device: True)
     monkeypatch.setitem(checks.LOGITS, torch.bfloat16, 0.0)
     model = load("tiny-llama", device="cpu")
     assert model.dtype == torch.float32
@@ -56,7 +56,7 @@ def test_auto_takes_float32_where_bfloat16_fails_its_self_test(monkeypatch):
 
 
 def test_auto_takes_float32_where_the_cpu_would_emulate_bfloat16(monkeypatch):
-    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: False)
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda device: False)
     assert load("tiny-llama", device="cpu").dtype == torch.float32
 
 

@@ -21,13 +21,13 @@ def test_heats_hold_every_item_once(items, seed):
 
 
 def test_heats_are_drawn_anew_with_every_seed():
-    assert [len(p) for p in heats(range(32), 0)] == [8, 8, 16]
-    assert [len(p) for p in heats(range(17), 0)] == [8, 9]
-    assert [len(p) for p in heats(range(15), 0)] == [15]
+    assert [len(p) for p in heats(range(32), 0)] == [4, 4, 8, 16]
+    assert [len(p) for p in heats(range(17), 0)] == [4, 4, 9]
+    assert [len(p) for p in heats(range(7), 0)] == [7]
     assert heats([], 0) == []
     assert heats(range(32), 1) == heats(range(32), 1) != heats(range(32), 2)
     first = np.array([heats(range(32), seed)[0] for seed in range(400)])
-    assert np.bincount(first.ravel(), minlength=32) == pytest.approx(100, abs=40)
+    assert np.bincount(first.ravel(), minlength=32) == pytest.approx(50, abs=30)
 
 
 def test_p_is_the_share_of_all_draws_that_hold_so_few():
@@ -74,7 +74,7 @@ def test_whoever_is_in_to_the_end_was_asked_all():
     did = {str(i): (rng.random(32) < i / 12).tolist() for i in range(12)}
     asked, out = run(did, lambda name, rate: (-rate, int(name)), 0)
     assert {name for name in did if asked[name] < 32} == out != set()
-    assert all(asked[name] in (8, 16) for name in out)
+    assert all(asked[name] in (4, 8, 16) for name in out)
 
 
 def test_an_arm_that_could_not_be_chosen_whatever_it_did_is_asked_the_least():
@@ -85,12 +85,12 @@ def test_an_arm_that_could_not_be_chosen_whatever_it_did_is_asked_the_least():
     def order(name, rate):
         return causal.worse({"compliance": rate, "kl": kl[name]})
 
-    assert run(did, order, 0) == ({"good": 32, "salad": 8, "idle": 8}, {"salad", "idle"})
+    assert run(did, order, 0) == ({"good": 32, "salad": 4, "idle": 4}, {"salad", "idle"})
     alone = {"salad": did["salad"], "idle": did["idle"]}
-    assert run(alone, order, 0) == ({"salad": 8, "idle": 32}, {"salad"})
+    assert run(alone, order, 0) == ({"salad": 4, "idle": 32}, {"salad"})
 
 
-def test_a_sweep_asks_all_prompts_of_what_is_in_play_and_a_quarter_of_what_is_hopeless():
+def test_a_sweep_asks_all_prompts_of_what_is_in_play_and_an_eighth_of_what_is_hopeless():
     prompts = [Prompt(str(i), "text", "harmful") for i in range(32)]
     complies, asked = {"good": 1.0, "fair": 0.9, "hopeless": 0.0}, {}
 
@@ -108,5 +108,5 @@ def test_a_sweep_asks_all_prompts_of_what_is_in_play_and_a_quarter_of_what_is_ho
     rows, out = sweep.raced(roll, dict.fromkeys(complies), prompts, kl, 0)
     assert "good" not in out
     assert asked["good"] == 32
-    assert asked["hopeless"] == 8
+    assert asked["hopeless"] == 4
     assert len({(r["arm"], r["id"]) for r in rows}) == len(rows) == sum(asked.values())
