@@ -80,7 +80,7 @@ code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batch_files batching captured checks conversations embedded feeding generation interventions jobs \
             loading memory models ndif organisms passes planted planted_words prompt_files prompts qwen1 remedies running services sites sources \
             splits templates tiny tracing)
-ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates journal precision rollouts scores selection)
+ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates grid journal precision rollouts scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings saved_directions statistics)
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from benchmarks import plain
 from benchmarks.measured import Row, both, peak_flops, seconds
-from experiments import sweep
+from experiments import select, sweep
 from refusal_nn import passes, prompts, statistics
 from refusal_nn.directions import choose
 from refusal_nn.feeding import plan
@@ -20,7 +20,7 @@ from refusal_nn.judges import judge
 from refusal_nn.prompts import LABELS
 from refusal_nn.rollouts import Job, Rollout, effects, packs
 from refusal_nn.scores import kl_divergence, refusal_score
-from refusal_nn.selection import Scorer, evenly, fit_directions, tokens_of_refusal
+from refusal_nn.selection import evenly, fit_directions, scorers, tokens_of_refusal
 from refusal_nn.tracing import capture, generate, next_token_logits
 
 
@@ -88,10 +88,13 @@ def _flops(b):
 def row_select(b):
     """Every position of some layers ablated and added, 32 prompts a class: each costs the same."""
     tokens, directions = tokens_of_refusal(b.model), b.directions()
-    scorer = Scorer.on(b.model, {c: evenly(b.prompts[c], 32) for c in LABELS}, tokens)
+    asked = {c: evenly(b.prompts[c], 32) for c in LABELS}
 
     def ours():
-        return [r for i in b.layers() for r in scorer.rows(i, directions[i])]
+        with tempfile.TemporaryDirectory() as folder:
+            rounds = scorers(b.model, asked, tokens, 0)
+            found = select.scored(rounds, directions[b.layers()], Journal(Path(folder) / "j", {}))
+        return [row | {"layer": b.layers()[row["layer"]]} for row in found]
 
     def theirs():
         clean = plain.last_logits(b.model, b.few["harmless"], plain.planted(b.model))

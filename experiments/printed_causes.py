@@ -69,11 +69,12 @@ def candidate_table(rows: Rows, chosen: tuple[object, object] | None) -> Table:
             r["layer"],
             position_cell(r),
             *number_cells(r, **formats),
+            f"{r['n_harmful']} + {r['n_harmless']}",
             "chosen" * (place_of(r) == chosen),
         )
         for r in rows
     ]
-    return (*columns, "KL (nats)", "norm", ""), cells
+    return (*columns, "KL (nats)", "norm", "n", ""), cells
 
 
 def why_none(rows: Rows) -> str:

@@ -4,8 +4,9 @@ little else? Logits alone, on val prompts."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,10 +54,10 @@ def compute(args: argparse.Namespace) -> None:
             summary["verdict"] = "UNTESTABLE"
         else:
             directions = selection.fit_directions(model, kept["fit"])
-            scored = causes.load_for_text(args)
-            scorer = selection.Scorer.on(scored, kept["val"], tokens)
-            summary["scored_in"] = str(scored.dtype)
-            rows = _scored(scorer, directions, run.journal(scored.where))
+            quick = causes.load_for_text(args)
+            summary["scored_in"] = str(quick.dtype)
+            rounds = selection.scorers(quick, kept["val"], tokens, args.seed)
+            rows = scored(rounds, directions, run.journal(quick.where))
             summary["chosen"] = choose(rows, model.n_layers)
             files.write_csv(run.folder / "candidates.csv", rows)
             _write_directions(run.folder, directions, origin, model, summary)
@@ -74,22 +75,52 @@ def lacking(counts: Sequence[Mapping[str, object]]) -> list[str]:
     ]
 
 
-def _scored(scorer: Scorer, directions: Tensor, journal: Journal) -> list[causes.Row]:
+def scored(rounds: Sequence[Scorer], directions: Tensor, journal: Journal) -> list[causes.Row]:
+    """A row per place, as grid.two_rounds has them."""
+    from refusal_nn import grid
+
+    def ask(number: int, places: Sequence[grid.Place]) -> Iterator[causes.Row]:
+        by_layer: dict[int, list[int]] = {}
+        for layer, pos in places:
+            by_layer.setdefault(layer, []).append(pos)
+        what = f"{NAME}, round {number + 1}"
+        with _told(rounds[number], what, len(places)) as advance:
+            for layer, positions in by_layer.items():
+                unit = f"{number} {layer} {positions}"
+                new = unit not in journal.done
+                if new:
+                    vectors = {pos: directions[layer, pos] for pos in positions}
+                    journal.add(unit, rounds[number].rows(layer, vectors))
+                advance(len(positions), new)
+                yield from journal.done[unit]
+
+    n_layers, count = directions.shape[:2]
+    places = [(layer, pos) for layer in range(n_layers) for pos in range(-count, 0)]
+    totals = {label: sum(len(r.texts[label]) for r in rounds) for label in rounds[0].texts}
+    return grid.two_rounds(places, ask, totals, n_layers)
+
+
+@contextlib.contextmanager
+def _told(scorer: Scorer, what: str, count: int) -> Iterator[Callable[[int, bool], None]]:
+    """Say how much a round is, how long it will take after its first step, and show progress. What
+    is yielded is told of each step's directions, and whether they were worked on just now."""
     from experiments.console import say
 
-    n_layers, begun, first = len(directions), time.perf_counter(), True
     prompts = sum(len(texts) * (1 + (label == "harmless")) for label, texts in scorer.texts.items())
-    say(f"{NAME}: {directions.shape[1]} positions, {prompts} passes each, {n_layers} layers")
-    with progress.bar(NAME, n_layers) as advance:
-        for layer in range(n_layers):
-            if str(layer) not in journal.done:
-                journal.add(str(layer), scorer.rows(layer, directions[layer]))
-                if first:
-                    each = time.perf_counter() - begun
-                    say(f"{NAME}: about {each * (n_layers - layer - 1) / 60:.1f} minutes more")
-                first = False
-            advance(1)
-    return [row for layer in range(n_layers) for row in journal.done[str(layer)]]
+    say(f"{what}: {count} directions, {prompts} passes each")
+    begun, worked, done = time.perf_counter(), 0, 0
+
+    def step(directions: int, new: bool) -> None:
+        nonlocal worked, done
+        done += directions
+        if new and not worked:
+            left = (time.perf_counter() - begun) * (count - done) / directions
+            say(f"{what}: about {left / 60:.1f} minutes more")
+        worked += directions * new
+        advance(directions)
+
+    with progress.bar(what, count) as advance:
+        yield step
 
 
 def _write_directions(

@@ -66,7 +66,7 @@ def candidates(rows: Rows, chosen: Row | None) -> Figure:
     under addition on harmless, KL on harmless; the chosen one ringed."""
     figure = Figure(figsize=(13, 4.2))
     panels = figure.subplots(1, 3)
-    harmful, harmless = (f"{rows[0][f'n_{name}']} {name}" for name in ("harmful", "harmless"))
+    harmful, harmless = (f"{_asked(rows, name)} {name}" for name in ("harmful", "harmless"))
     for axes, name, words in (
         (panels[0], "ablated", f"refusal score, ablated, {harmful} (log-odds)"),
         (panels[1], "added", f"refusal score, added, {harmless} (log-odds)"),
@@ -82,6 +82,12 @@ def candidates(rows: Rows, chosen: Row | None) -> Figure:
     kl_axis(panels[2])
     figure.legend(*panels[2].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
+
+
+def _asked(rows: Rows, label: str) -> str:
+    """How many prompts of a class the rows rest on: fewer where a candidate was ruled out."""
+    counts = sorted({row[f"n_{label}"] for row in rows})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _grid_panel(axes: Axes, rows: Rows, name: str) -> None:

@@ -150,8 +150,19 @@ def select_candidate(
     ablated, on harmless with it added; kl on harmless, nats. Layers in the file's own index, the
     last `drop_last` of n_layers left out. Rows with a NaN are dropped. Of equals, the first.
     """
+    fit = _passing(rows, n_layers, max_kl, min_induce, drop_last)
+    return min(fit, key=lambda row: row["ablated"], default=None)
+
+
+def _passing(
+    rows: Iterable[Mapping[str, float]],
+    n_layers: int,
+    max_kl: float = 0.1,
+    min_induce: float = 0.0,
+    drop_last: float = 0.2,
+) -> list[Mapping[str, float]]:
     deepest = int(n_layers * (1.0 - drop_last))
-    fit = [
+    return [
         row
         for row in rows
         if row["layer"] < deepest
@@ -159,11 +170,10 @@ def select_candidate(
         and row["added"] >= min_induce
         and not math.isnan(row["ablated"])
     ]
-    return min(fit, key=lambda row: row["ablated"], default=None)
 
 
-def choose(rows: Sequence[Mapping[str, object]], n_layers: int) -> dict[str, object] | None:
-    """select_candidate on rows in our own numbering.
+def eligible(rows: Sequence[Mapping[str, object]], n_layers: int) -> list[dict[str, object]]:
+    """The rows that select_candidate chooses among, in our own numbering.
 
     The rule counts blocks by what enters them: resid_pre of block l is our layer l - 1.
     """
@@ -173,5 +183,9 @@ def choose(rows: Sequence[Mapping[str, object]], n_layers: int) -> dict[str, obj
         for row in rows
         if row["norm"] is not None and row["norm"] > 0 and None not in (row[k] for k in numbers)
     ]
-    chosen = select_candidate(usable, n_layers)
-    return chosen and {**chosen, "layer": chosen["layer"] - 1}
+    return [{**row, "layer": row["layer"] - 1} for row in _passing(usable, n_layers)]
+
+
+def choose(rows: Sequence[Mapping[str, object]], n_layers: int) -> dict[str, object] | None:
+    """select_candidate on rows in our own numbering."""
+    return min(eligible(rows, n_layers), key=lambda row: row["ablated"], default=None)

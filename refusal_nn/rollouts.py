@@ -29,7 +29,7 @@ from refusal_nn.tracing import Completion, generate_scored, next_token_logits, t
 
 # Arms whose cached prefixes are held together, and rows of a unit, by device.
 ARMS_TOGETHER = 8
-UNIT_ROWS = {"cpu": 64, "cuda": 256, "mps": 128}
+UNIT_ROWS = {"cpu": 128, "cuda": 256, "mps": 128}
 # Nats per token. Coherent texts under ablation were seen up to 0.7 above the clean model's own
 # (SmolLM2, Qwen2.5-Coder-0.5B), word salad 3 and more: LOG.md.
 MARGIN = 1.5
@@ -70,7 +70,7 @@ class Rollout:
         if len({(job.arm, job.prompt.id) for job in jobs}) < len(jobs):
             raise InputError("two prompts of one arm have the same id; ids must be unique")
         found: dict[tuple[str, str], dict[str, object]] = {}
-        most = UNIT_ROWS.get(self.model.device_type, 64) * smallness(self.model)
+        most = UNIT_ROWS.get(self.model.device_type, 128) * smallness(self.model)
         for unit in units(arms, jobs, most):
             about = [(job.arm, job.prompt.id, job.prompt.prompt) for job in unit]
             name = fingerprint(arms, list(dict.fromkeys(job.arm for job in unit)), about)

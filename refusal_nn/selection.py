@@ -3,12 +3,14 @@ at each layer and position, and what the direction does to the next token."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from refusal_nn import grid
 from refusal_nn.estimates import wilson
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation
 from refusal_nn.models import TracedModel
@@ -119,30 +121,42 @@ class Scorer:
         clean = {label: next_token_logits(model, of) for label, of in texts.items()}
         return cls(model, tokens, texts, clean)
 
-    def rows(self, layer: int, vectors: Tensor) -> Iterator[Row]:
-        """A row per vector of `vectors` (pos, d_model): ablated everywhere, and added after `layer`
-        at coeff 1.
+    def rows(self, layer: int, vectors: Mapping[int, Tensor]) -> Iterator[Row]:
+        """A row per position: its vector (d_model,) ablated everywhere, and added after `layer` at
+        coeff 1; scores prompt by prompt, as `grid` has them.
 
         A vector of length 0 has no direction: its ablation does nothing, and `norm` says so.
         """
-        vectors = vectors.to(self.model.device)
-        units = torch.nn.functional.normalize(vectors, dim=1)
-        ablations = [DirectionalAblation(u[None]) for u in units]
-        additions = [ActivationAddition(v, layer) for v in vectors]
-        ablated = self._effects(ablations, "harmful").refusal.mean(1)
-        kl = self._effects(ablations, "harmless").kl.mean(1)
-        added = self._effects(additions, "harmless").refusal.mean(1)
-        for i, pos in enumerate(range(-len(vectors), 0)):
+        own = torch.stack(list(vectors.values())).to(self.model.device)
+        ablations = [DirectionalAblation(u[None]) for u in torch.nn.functional.normalize(own)]
+        additions = [ActivationAddition(v, layer) for v in own]
+        ablated = self._effects(ablations, "harmful").refusal
+        kl = self._effects(ablations, "harmless").kl
+        added = self._effects(additions, "harmless").refusal
+        for i, pos in enumerate(vectors):
             yield {
                 "layer": layer,
                 "pos": pos,
                 "token": self.model.template.token(pos),
-                "ablated": float(ablated[i]),
-                "added": float(added[i]),
-                "kl": float(kl[i]),
-                "norm": float(vectors[i].norm()),
-                **{f"n_{label}": len(self.texts[label]) for label in LABELS},
+                "ablated": _numbers(ablated[i]),
+                "added": _numbers(added[i]),
+                "kl": _numbers(kl[i]),
+                "norm": float(own[i].norm()),
             }
 
     def _effects(self, interventions: Sequence[object], label: str) -> object:
         return effects(self.model, interventions, self.texts[label], self.tokens, self.clean[label])
+
+
+def scorers(
+    model: TracedModel,
+    prompts: Mapping[str, Sequence[Prompt]],
+    tokens: Sequence[int],
+    seed: int,
+) -> list[Scorer]:
+    """One per round of grid.two_rounds; a single one where there are too few prompts for two."""
+    return [Scorer.on(model, part, tokens) for part in grid.halves(prompts, seed)]
+
+
+def _numbers(scores: Tensor) -> list[float | None]:
+    return [x if math.isfinite(x) else None for x in scores.tolist()]
