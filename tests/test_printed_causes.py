@@ -102,7 +102,7 @@ def test_select_lists_those_that_pass_best_first_and_marks_the_chosen(tmp_path, 
     assert shown == [str(i) for i in range(3, 13)]
     numbers = ["+3.00", "+1.00", "0.010", "2.00", "32 + 32"]
     assert row_of(lines, "3") == ["3", "-1 '[/INST]'", *numbers, "chosen"]
-    assert row_of(lines, "4")[-1] == "2.00"
+    assert row_of(lines, "4")[-1] == "32 + 32"
     where = "layer 3, pos -1 '[/INST]'"
     assert lines[-1] == f"wrote {tmp_path} (16 candidates, {where}) and figures/m"
 
