@@ -80,8 +80,8 @@ code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batch_files batching captured checks conversations embedded feeding generation interventions jobs \
             loading memory models ndif organisms passes planted planted_words prompt_files prompts qwen1 remedies running services sites sources \
             splits templates tiny tracing)
-ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions estimates grid journal precision rollouts scores selection)
-ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges)
+ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions effects estimates grid journal precision scores selection)
+ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges rollouts verdicts)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings saved_directions statistics)
 
 help:
@@ -169,15 +169,15 @@ STAGES := select baseline sweep causal behaviour subspace
 $(STAGES:%=$(RUN)/%/settings.json): $(RUN)/%/settings.json: FORCE | $(INSTALLED)
 	@$(PY) -m experiments.$* $(CAUSAL) --settings-only
 $(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(RUN)/select/summary.json $(RUN)/baseline/summary.json \
-    $(RUN)/capture/summary.json experiments/bench.py $(call code,controls racing verdicts)
+    $(RUN)/capture/summary.json experiments/bench.py $(call code,controls racing)
 $(RUN)/subspace/summary.json: $(RUN)/sweep/summary.json $(RUN)/capture/summary.json experiments/bench.py experiments/bases.py \
     experiments/against.py experiments/rank_curve.py \
-    $(call code,candidates ranks subspaces verdicts)
+    $(call code,candidates published ranks subspaces)
 # The default layers of causal, and a curve in the figure of sweep, are validate's.
 $(RUN)/causal/summary.json: $(if $(LAYERS),,$(RUN)/validate/summary.json)
 $(PIC)/sweep.json: $(RUN)/validate/summary.json
 $(RUN)/behaviour/summary.json: $(RUN)/baseline/summary.json $(RUN)/capture/summary.json $(RUN)/validate/summary.json \
-    experiments/causes.py $(call code,behaviour causal directions estimates)
+    experiments/causes.py $(call code,behaviour causal directions estimates verdicts)
 $(RUN)/select/summary.json: $(ON_LOGITS) $(call code,saved_directions)
 $(RUN)/baseline/summary.json $(RUN)/sweep/summary.json $(RUN)/causal/summary.json $(RUN)/subspace/summary.json: $(ON_COMPLETIONS)
 $(STAGES:%=$(RUN)/%/summary.json): $(RUN)/%/summary.json: $(RUN)/%/settings.json experiments/%.py | $(INSTALLED)

@@ -13,12 +13,13 @@ from benchmarks.measured import Row, both, peak_flops, seconds
 from experiments import select, sweep
 from refusal_nn import passes, prompts, statistics
 from refusal_nn.directions import choose
+from refusal_nn.effects import effects
 from refusal_nn.feeding import plan
 from refusal_nn.interventions import DirectionalAblation
 from refusal_nn.journal import Journal
 from refusal_nn.judges import judge
 from refusal_nn.prompts import LABELS
-from refusal_nn.rollouts import Job, Rollout, effects, packs
+from refusal_nn.rollouts import Job, Rollout, packs
 from refusal_nn.scores import kl_divergence, refusal_score
 from refusal_nn.selection import evenly, fit_directions, scorers, tokens_of_refusal
 from refusal_nn.tracing import capture, generate, next_token_logits

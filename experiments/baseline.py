@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from experiments import capture, causes, cli, progress
 
 if TYPE_CHECKING:
+    from refusal_nn.models import TracedModel
     from refusal_nn.prompts import Prompt
+    from refusal_nn.rollouts import Rollout
 
 NAME = "baseline"
 CLEAN = "clean"
@@ -32,6 +34,19 @@ def sets(args: argparse.Namespace) -> dict[str, list[Prompt]]:
     } | {"scary": causes.scary()}
 
 
+def rollout_of(
+    args: argparse.Namespace, model: TracedModel, nll_limit: float | None = None
+) -> Rollout:
+    """Completions of this model as the options ask for them, with the judge model if one is."""
+    from refusal_nn.judge_models import load_judge
+    from refusal_nn.rollouts import Rollout
+    from refusal_nn.selection import tokens_of_refusal
+
+    second = load_judge(args.judge, device=args.device) if args.judge else None
+    tokens = tokens_of_refusal(model, causes.words(args))
+    return Rollout(model, tokens, args.tokens, nll_limit, second, args.keep_text)
+
+
 def compute(args: argparse.Namespace) -> None:
     from experiments import console
     from refusal_nn.rollouts import Job
@@ -39,7 +54,7 @@ def compute(args: argparse.Namespace) -> None:
     asked = sets(args)
     with cli.stage(args, NAME).run(settings(args)) as run:
         model = causes.load_for_text(args)
-        rollout = causes.rollout(args, model)
+        rollout = rollout_of(args, model)
         jobs = [Job(CLEAN, prompt) for prompts in asked.values() for prompt in prompts]
         per_second = progress.speed(model, [job.prompt for job in jobs])
         with progress.completing(NAME, len(jobs), args.tokens, per_second) as on_tokens:

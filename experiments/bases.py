@@ -15,6 +15,7 @@ from experiments.against import Other
 from experiments.bench import Bench
 from refusal_nn import candidates, files, planted, rollouts, selection, subspaces
 from refusal_nn.candidates import Candidate, States
+from refusal_nn.effects import effects
 from refusal_nn.errors import InputError
 from refusal_nn.models import TracedModel
 
@@ -141,7 +142,7 @@ def _effects(
 ) -> list[causes.Row]:
     tokens = bench.rollout.refusal_tokens
     of = {
-        label: rollouts.effects(bench.model, arms, asked, tokens, bench.clean_logits(asked))
+        label: effects(bench.model, arms, asked, tokens, bench.clean_logits(asked))
         for label, asked in texts.items()
     }
     refused, score = of["harmful"].begins.mean(1), of["harmful"].refusal.mean(1)

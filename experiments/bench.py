@@ -15,6 +15,7 @@ from experiments import baseline, capture, causes, cli, progress, select
 from refusal_nn import causal, controls, files, rollouts
 from refusal_nn.activations import require_finite
 from refusal_nn.captured import Captured, read_capture
+from refusal_nn.effects import effects
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.interventions import DirectionalAblation, Intervention
 from refusal_nn.journal import Journal
@@ -118,7 +119,7 @@ class Bench:
     def of(cls, args: argparse.Namespace, found: Found, run: Run) -> Bench:
         model = causes.load_for_text(args)
         require_same(found.origin, capture.origin(args, model))
-        rollout = causes.rollout(args, model, found.nll_limit)
+        rollout = baseline.rollout_of(args, model, found.nll_limit)
         per_second = progress.speed(rollout.model, found.parts["val"])
         return cls(args, found, rollout, run.journal(rollout.model.where), per_second)
 
@@ -198,7 +199,7 @@ class Bench:
 
     def _kl(self, arms: Sequence[Intervention], texts: Sequence[str]) -> list[causes.Row]:
         tokens, clean = self.rollout.refusal_tokens, self.clean_logits(texts)
-        kl = rollouts.effects(self.model, arms, texts, tokens, clean).kl
+        kl = effects(self.model, arms, texts, tokens, clean).kl
         require_finite(kl.isfinite(), range(len(texts)), self.model, what="KL of an ablation")
         return [{"kl": float(row.mean())} for row in kl]
 

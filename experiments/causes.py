@@ -136,19 +136,6 @@ def words(args: argparse.Namespace) -> list[str]:
     return [word.strip() for word in args.refusal_words.split(",") if word.strip()]
 
 
-def rollout(
-    args: argparse.Namespace, model: TracedModel, nll_limit: float | None = None
-) -> Rollout:
-    """Completions of this model as the options ask for them, with the judge model if one is."""
-    from refusal_nn.judge_models import load_judge
-    from refusal_nn.rollouts import Rollout
-    from refusal_nn.selection import tokens_of_refusal
-
-    second = load_judge(args.judge, device=args.device) if args.judge else None
-    tokens = tokens_of_refusal(model, words(args))
-    return Rollout(model, tokens, args.tokens, nll_limit, second, args.keep_text)
-
-
 def parts(args: argparse.Namespace) -> dict[str, list[Prompt]]:
     """fit, val and test as capture split them."""
     from refusal_nn import prompts, splits

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from refusal_nn.estimates import Z95, Estimate
-from refusal_nn.statistics import SMALLEST_P
+from refusal_nn.estimates import SMALLEST_P, Z95, Estimate
 
 # Agresti and Coull (1998): four further observations mend the normal interval of one proportion.
 IMAGINED = 4

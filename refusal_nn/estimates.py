@@ -9,6 +9,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 Z95 = float(stats.norm.ppf(0.975))
+SMALLEST_P = 1e-300  # that is written as such; log10_p says how much smaller
 
 
 class Estimate(NamedTuple):

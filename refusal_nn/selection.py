@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from refusal_nn import grid
+from refusal_nn.effects import effects
 from refusal_nn.estimates import wilson
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation
 from refusal_nn.models import TracedModel
 from refusal_nn.prompts import LABELS, Prompt
-from refusal_nn.rollouts import effects
 from refusal_nn.scores import begins_refusal, refusal_score, refusal_tokens
 from refusal_nn.tracing import capture, next_token_logits
 

@@ -13,6 +13,7 @@ from scipy import stats
 
 from refusal_nn import crossfit
 from refusal_nn.estimates import (
+    SMALLEST_P,
     Estimate,
     auroc,
     auroc_interval,
@@ -38,8 +39,6 @@ __all__ = [
     "validate_layers",
     "wilson",
 ]
-
-SMALLEST_P = 1e-300
 
 
 def permutation_p(observed: np.ndarray, null: np.ndarray) -> np.ndarray:

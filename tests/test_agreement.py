@@ -16,8 +16,7 @@ from refusal_nn.agreement import (
     paired_rate_difference,
     rate_over_controls,
 )
-from refusal_nn.estimates import Estimate, wilson
-from refusal_nn.statistics import SMALLEST_P
+from refusal_nn.estimates import SMALLEST_P, Estimate, wilson
 
 
 def labels(table):

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from refusal_nn import rollouts
+from refusal_nn.effects import effects
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation, orthonormal
 from refusal_nn.journal import Journal
 from refusal_nn.prompts import Prompt, load_prompts
-from refusal_nn.rollouts import MARGIN, Job, Rollout, effects, nll_limit, packs, units
+from refusal_nn.rollouts import MARGIN, Job, Rollout, nll_limit, packs, units
 from refusal_nn.scores import kl_divergence, refusal_score
 from refusal_nn.tracing import next_token_logits
 
