@@ -75,8 +75,13 @@ def lacking(counts: Sequence[Mapping[str, object]]) -> list[str]:
     ]
 
 
-def scored(rounds: Sequence[Scorer], directions: Tensor, journal: Journal) -> list[causes.Row]:
-    """A row per place, as grid.two_rounds has them."""
+def scored(
+    rounds: Sequence[Scorer],
+    directions: Tensor,
+    journal: Journal,
+    layers: Sequence[int] | None = None,
+) -> list[causes.Row]:
+    """A row per place of the layers, by default all, as grid.two_rounds has them."""
     from refusal_nn import grid
 
     def ask(number: int, places: Sequence[grid.Place]) -> Iterator[causes.Row]:
@@ -95,7 +100,8 @@ def scored(rounds: Sequence[Scorer], directions: Tensor, journal: Journal) -> li
                 yield from journal.done[unit]
 
     n_layers, count = directions.shape[:2]
-    places = [(layer, pos) for layer in range(n_layers) for pos in range(-count, 0)]
+    wanted = range(n_layers) if layers is None else layers
+    places = [(layer, pos) for layer in wanted for pos in range(-count, 0)]
     totals = {label: sum(len(r.texts[label]) for r in rounds) for label in rounds[0].texts}
     return grid.two_rounds(places, ask, totals, n_layers)
 
