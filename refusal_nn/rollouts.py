@@ -27,8 +27,9 @@ from refusal_nn.prompts import Prompt
 from refusal_nn.scores import begins_refusal, refusal_score
 from refusal_nn.tracing import Completion, generate_scored, token_nll
 
-# Arms whose cached prefixes are held together, and rows of a unit, by device.
-ARMS_TOGETHER = 8
+# Arms asked together: for logits, of as many prompts each; for completions, where controls have few
+# prompts each and a unit should be full. And rows of a unit, by device.
+ARMS_TOGETHER, ARMS_OF_A_UNIT = 8, 32
 UNIT_ROWS = {"cpu": 128, "cuda": 256, "mps": 128}
 # Nats per token. Coherent texts under ablation were seen up to 0.7 above the clean model's own
 # (SmolLM2, Qwen2.5-Coder-0.5B), word salad 3 and more: LOG.md.
@@ -161,19 +162,19 @@ def units(arms: Arms, jobs: Sequence[Job], rows: int) -> Iterator[list[Job]]:
     by_arm: dict[str, list[Job]] = {}
     for job in jobs:
         by_arm.setdefault(job.arm, []).append(job)
-    for pack in packs(arms, list(by_arm)):
+    for pack in packs(arms, list(by_arm), ARMS_OF_A_UNIT):
         together = [job for name in pack for job in by_arm[name]]
         together.sort(key=lambda job: len(job.prompt.prompt))
         for i in range(0, len(together), rows):
             yield together[i : i + rows]
 
 
-def packs(arms: Arms, names: Sequence[str]) -> Iterator[list[str]]:
-    """Names of arms that one trace can hold, in order."""
+def packs(arms: Arms, names: Sequence[str], most: int = ARMS_TOGETHER) -> Iterator[list[str]]:
+    """Names of arms that one trace can hold, at most so many, in order."""
     pack: list[str] = []
     for name in names:
         new = [*pack, name]
-        fits = len(new) <= ARMS_TOGETHER and None not in (arms[n] for n in new)
+        fits = len(new) <= most and None not in (arms[n] for n in new)
         if pack and not (fits and stacked([arms[n] for n in new])):
             yield pack
             new = [name]

@@ -88,7 +88,7 @@ def test_rows_do_not_depend_on_how_jobs_are_cut_into_units(
     rollout, arms, jobs, rows, tmp_path, monkeypatch, size, together
 ):
     monkeypatch.setattr(rollouts, "UNIT_ROWS", {"cpu": size})
-    monkeypatch.setattr(rollouts, "ARMS_TOGETHER", together)
+    monkeypatch.setattr(rollouts, "ARMS_OF_A_UNIT", together)
     alike(rollout.rows(arms, jobs, Journal(tmp_path / "j", {})), rows)
 
 
