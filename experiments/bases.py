@@ -22,9 +22,8 @@ from refusal_nn.models import TracedModel
 # Of these shares of the depth: embeddings hold words, and the last blocks the next token.
 DEPTHS = (0.1, 0.8)
 FINALISTS = 3
-# Every basis is asked about so few prompts of each class at ranks 1, 2, 4 and so on, this share of
-# each construction's about all at every rank. More than half of the work fell to bases nowhere near
-# the best.
+# Every basis is asked about so few prompts of each class, this share of each construction's about
+# all. More than half of the work fell to bases nowhere near the best.
 FIRST_ROUND, SHARE, LEAST = 8, 0.1, 3
 ITERATIVE, ITERATIONS = "iterative", 4
 # Of each basis where no rank was found; directions beyond the rank would only compare noise.
@@ -93,15 +92,13 @@ def screened(bench: Bench, found: Sequence[Candidate], folder: Path) -> list[Can
     """The best candidate of each construction, by logits alone on val, and the iterative one, whose
     first row is the single direction; candidates.csv says why, and screened.csv of those that a
     few prompts were enough to rule out."""
-    most, up_to = bench.args.val, bench.args.max_rank
+    most = bench.args.val
     if most > FIRST_ROUND:
-        doubled = [2**i for i in range(up_to.bit_length())]
-        few = list(_scores(bench, found, FIRST_ROUND, doubled))
+        few = list(_scores(bench, found, FIRST_ROUND))
         files.write_csv(folder / "screened.csv", few)
         kept = candidates.leading(few, SHARE, LEAST)
         found = [c for c in found if c.name in kept]
-    # Every rank: one dimension more than is needed may break what was enough.
-    rows = list(_scores(bench, found, most, range(1, up_to + 1)))
+    rows = list(_scores(bench, found, most))
     files.write_csv(folder / "candidates.csv", rows)
     chosen = candidates.best_of_each(rows, FINALISTS)
     return [
@@ -110,11 +107,9 @@ def screened(bench: Bench, found: Sequence[Candidate], folder: Path) -> list[Can
     ]
 
 
-def _scores(
-    bench: Bench, found: Sequence[Candidate], most: int, ranks: Sequence[int]
-) -> Iterator[causes.Row]:
+def _scores(bench: Bench, found: Sequence[Candidate], most: int) -> Iterator[causes.Row]:
     """A row per candidate and rank: how many of at most so many val prompts are still refused, and
-    KL."""
+    KL. Every rank: one dimension more than is needed may break what was enough."""
     texts = {
         label: [p.prompt for p in selection.evenly(of, most)]
         for label, of in (
@@ -122,7 +117,12 @@ def _scores(
             ("harmless", bench.found.answered("val")),
         )
     }
-    places = {f"{c.name} rank {k}": (c, k) for k in ranks for c in found if k <= c.subspace.rank}
+    places = {
+        f"{c.name} rank {k}": (c, k)
+        for k in range(1, bench.args.max_rank + 1)
+        for c in found
+        if k <= c.subspace.rank
+    }
     arms = {name: bench.span(c.subspace.basis[:k]) for name, (c, k) in places.items()}
     with progress.bar(f"bases, {most} prompts", len(arms)) as advance:
         for names in rollouts.packs(arms, list(arms)):
