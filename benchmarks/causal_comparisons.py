@@ -23,7 +23,7 @@ from refusal_nn.tracing import next_token_logits
 
 
 def row_select(b):
-    """Every position of some layers ablated and added, 32 prompts a class: each costs the same."""
+    """Every position of some layers ablated and added, 32 prompts a class."""
     tokens, directions = tokens_of_refusal(b.model), b.directions()
     asked = {c: evenly(b.prompts[c], 32) for c in LABELS}
 

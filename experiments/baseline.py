@@ -62,7 +62,8 @@ def compute(args: argparse.Namespace) -> None:
         named = [name for name, prompts in asked.items() for _ in prompts]
         rows = [{"set": name} | row for name, row in zip(named, rows, strict=True)]
         causes.write_rows(run.folder, rows, rollout)
-        run.finish({"model": args.model, **summary(rows)}, capture.origin(args, model))
+        about = {"model": args.model, "text_kl": model.self_test.get("text_kl"), **summary(rows)}
+        run.finish(about, capture.origin(args, model))
     console.say(f"wrote {run.folder}")
 
 

@@ -33,7 +33,7 @@ class Found:
     """What select, baseline and capture found.
 
     directions: (layer, pos, d_model), raw. baseline: judged completions of the clean model, by set
-    of prompts. reasons: why nothing can be tested, in words.
+    of prompts, in the precision text_dtype. reasons: why nothing can be tested, in words.
     """
 
     parts: dict[str, list[Prompt]]
@@ -43,6 +43,7 @@ class Found:
     nll_limit: float
     reasons: list[str]
     origin: dict[str, object]
+    text_dtype: str
 
     def refused(self, split: str) -> list[Prompt]:
         """Harmful prompts of a split that the clean model refuses, by the rule judge."""
@@ -70,7 +71,8 @@ def found_before(args: argparse.Namespace) -> Found:
     rows = causal.grouped(files.read_jsonl(asked.artefact("completions.jsonl")), "set")
     origin = files.read_json(chose.folder / "manifest.json")
     origin = {k: v for k, v in origin.items() if k in causes.ORIGIN}
-    found = Found(causes.parts(args), about["chosen"], directions, rows, limit, [], origin)
+    dtype = files.read_json(asked.folder / "manifest.json")["dtype"]
+    found = Found(causes.parts(args), about["chosen"], directions, rows, limit, [], origin, dtype)
     few = _too_few(found)
     found.reasons.extend([*about["reasons"], *few])
     words = ", ".join(about["refusal_tokens"])
@@ -119,6 +121,7 @@ class Bench:
     def of(cls, args: argparse.Namespace, found: Found, run: Run) -> Bench:
         model = causes.load_for_text(args)
         require_same(found.origin, capture.origin(args, model))
+        _require_precision(found.text_dtype, model)
         rollout = baseline.rollout_of(args, model, found.nll_limit)
         per_second = progress.speed(rollout.model, found.parts["val"])
         return cls(args, found, rollout, run.journal(rollout.model.where), per_second)
@@ -220,6 +223,16 @@ def require_same(then: causes.Row, now: causes.Row) -> None:
                 f"{now['model']}: its directions were fitted at {name} {then.get(name)}, loaded is "
                 f"{now[name]}; give another RESULTS= folder, or remove this one's"
             )
+
+
+def _require_precision(then: str, model: TracedModel) -> None:
+    """Raises ModelError where the untouched model completed in another precision: DTYPE=auto may
+    choose another on another machine, or beside what fills its memory."""
+    if then != str(model.dtype):
+        raise ModelError(
+            f"{model.name}: its baseline completed in {then}, now it would be {model.dtype} "
+            f"({'; '.join(model.notes)}); give DTYPE=, or another RESULTS= folder"
+        )
 
 
 def _ablation(vector: torch.Tensor, alpha: float, at: Sequence[int] | None) -> DirectionalAblation:

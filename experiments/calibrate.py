@@ -14,6 +14,9 @@ from experiments import causes, cli, subspace
 
 NAME = "calibrate"
 RANKS = (0, 1, 2, 4, 12)
+# The chain that judged a model: what an earlier one judged is not counted in. To be raised with
+# every change of a stage that may change what is found.
+CHAIN = 2
 # What a planted model needs: its longest refusal has 10 tokens, and no rank planted here but the
 # last is above 5. The prompts must stay as many as of a real model: intervals depend on them.
 ECONOMY = {"tokens": 12, "val": 16, "controls": 2, "max_rank": 5, "dtype": "float32"}
@@ -47,7 +50,7 @@ def _ranks(text: str) -> tuple[int, ...]:
 
 
 def settings(args: argparse.Namespace) -> cli.Settings:
-    return {"ranks": list(args.ranks), "seeds": args.seeds, "n": args.n, **ECONOMY}
+    return {"ranks": list(args.ranks), "seeds": args.seeds, "n": args.n, "chain": CHAIN, **ECONOMY}
 
 
 def compute(args: argparse.Namespace) -> None:
@@ -103,7 +106,7 @@ def planted(k: int) -> str:
 
 def _options(args: argparse.Namespace, k: int, seed: int) -> argparse.Namespace:
     """The subspace experiment's own options, all but a few at their defaults."""
-    model, root = f"planted-{k}-{seed}", args.results / NAME
+    model, root = f"planted-{k}-{seed}", args.results / NAME / f"chain-{CHAIN}"
     asked = ECONOMY | {"model": model, "n": args.n, "results": root, "figures": args.figures}
     asked |= {"prompts": root / model / "prompts.csv"}
     words = [word for name, x in asked.items() for word in (_option(name), str(x))]

@@ -55,7 +55,7 @@ def compute(args: argparse.Namespace) -> None:
         else:
             directions = selection.fit_directions(model, kept["fit"])
             quick = causes.load_for_text(args)
-            summary["scored_in"] = str(quick.dtype)
+            summary |= {"scored_in": str(quick.dtype), "text_kl": quick.self_test.get("text_kl")}
             rounds = selection.scorers(quick, kept["val"], tokens, args.seed)
             rows = scored(rounds, directions, run.journal(quick.where))
             summary["chosen"] = choose(rows, model.n_layers)

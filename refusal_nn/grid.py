@@ -44,19 +44,17 @@ def two_rounds(
     """A row of means per place, with how many prompts of each class it was asked, and `ruled_out`:
     whether not all.
 
-    ask: scores of some places in round 0 or 1. totals: prompts of each class. Whatever is chosen of
-    the rows (directions.choose) was asked all.
+    ask: scores of some places in round 0 or 1. totals: prompts of each class. What is chosen of the
+    rows (directions.choose) was asked all, and so was whatever may be better by all.
     """
     rows = {place(row): row for row in ask(0, places)}
     short = {p for p, row in rows.items() if any(len(row[k]) < totals[c] for k, c in CLASS.items())}
-    going = [p for p in in_play(list(rows.values()), totals, n_layers) if p in short]
-    while going:
+    # Again: where the best so far fails on the rest, others are in play that were far behind it.
+    while going := [p for p in in_play(list(rows.values()), totals, n_layers) if p in short]:
         for row in ask(1, going):
             both = {k: [*rows[place(row)][k], *row[k]] for k in CLASS}
             rows[place(row)] = rows[place(row)] | both
         short -= set(going)
-        chosen = choose([averaged(row) for row in rows.values()], n_layers)
-        going = [p for p in short if chosen and p == place(chosen)]
     return [averaged(rows[p]) | {"ruled_out": p in short} for p in places]
 
 
@@ -92,7 +90,9 @@ def in_play(rows: Sequence[Row], totals: Mapping[str, int], n_layers: int) -> li
 
 
 def _may_beat(ablated: Sequence[float], best: Sequence[float], total: int) -> bool:
-    behind = np.subtract(ablated, best)
+    # The best may have been asked all; the prompts of the first round are the same for both.
+    both = min(len(ablated), len(best))
+    behind = np.subtract(ablated[:both], best[:both])
     return bool(behind.mean() <= WIDE * _error(behind, total))
 
 

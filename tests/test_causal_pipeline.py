@@ -6,7 +6,12 @@ import sys
 
 import pytest
 import refuser
+import torch
+from safetensors.torch import load_file
 
+from experiments import causes
+from refusal_nn import loading, precision, selection
+from refusal_nn.errors import ModelError
 from refusal_nn.files import read_csv, read_json, read_jsonl
 from refusal_nn.runs import Stage
 
@@ -184,3 +189,51 @@ def test_a_model_that_does_not_refuse_ends_as_untestable_with_the_numbers(tmp_pa
             in about["reasons"][0]
         )
         json.dumps(about, allow_nan=False)
+
+
+@pytest.fixture
+def narrow(bench, monkeypatch):
+    """Runs a stage as on a device that computes in bfloat16, of a model whose directions would
+    turn in it; and what models bases were iterated on."""
+    fitted, iterate = [], selection.iterate_directions
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda device: False)
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "smallness", lambda model: 1)
+    monkeypatch.setattr(precision, "SAME_TEXT", 1.0)
+    monkeypatch.setattr(
+        selection, "iterate_directions", lambda m, *a: fitted.append(m.dtype) or iterate(m, *a)
+    )
+    causes._loaded.clear()
+    yield (
+        lambda stage, *options: bench.run(stage, "--dtype", "auto", *options, results="narrow"),
+        fitted,
+    )
+    causes._loaded.clear()
+
+
+def test_completions_and_scores_are_narrow_and_directions_exact(bench, narrow, monkeypatch):
+    run, fitted = narrow
+    dtypes = {}
+    for stage in ("select", "baseline", "sweep", "subspace"):
+        folder = run(stage, "--max-rank", "2")
+        dtypes[stage] = read_json(folder / "manifest.json")["dtype"]
+    half = "torch.bfloat16"
+    assert dtypes == {"select": "torch.float32", "baseline": half, "sweep": half, "subspace": half}
+    assert set(fitted) == {torch.float32}
+    chose = read_json(folder.parent / "select" / "summary.json")
+    assert chose["scored_in"] == half
+    assert (
+        0
+        < chose["text_kl"]["kl"]
+        == pytest.approx(read_json(folder.parent / "baseline" / "summary.json")["text_kl"]["kl"])
+    )
+    # Directions are the float32 run's, number by number.
+    exact, own = (
+        load_file(bench.root / of / folder.parent.name / "select" / "directions.safetensors")
+        for of in ("results", "narrow")
+    )
+    assert torch.equal(exact["directions"], own["directions"])
+    monkeypatch.setattr(precision, "smallness", lambda model: 2)
+    causes._loaded.clear()
+    with pytest.raises(ModelError, match=r"its baseline completed in torch\.bfloat16"):
+        run("sweep", "--controls", "3")

@@ -208,7 +208,7 @@ def bench(tiny_llama, tmp_path):
         for label, what in did.items()
     }
     directions = torch.randn(6, 8, 64, generator=torch.Generator().manual_seed(0))
-    found = Found(parts, None, directions, baseline, 9.0, [], {})
+    found = Found(parts, None, directions, baseline, 9.0, [], {}, "")
     journal = Journal(tmp_path / "progress.jsonl", {})
     return Bench(parsed("--tokens", "2"), found, Rollout(tiny_llama, [40], 2), journal, 1e3)
 

@@ -7,7 +7,6 @@ from refusal_nn.directions import choose
 from refusal_nn.grid import LEAST, averaged, halves, in_play, two_rounds
 
 N_LAYERS, TOTALS = 10, {"harmful": 32, "harmless": 32}
-WHOLE = {"harmful": slice(None), "harmless": slice(None)}
 
 
 def table(seed, places=60):
@@ -78,6 +77,20 @@ def test_a_choice_that_was_ruled_out_at_first_is_asked_all_when_the_leader_fails
     assert choose(rows, N_LAYERS)["layer"] == 1
 
 
+def test_where_the_leader_fails_whoever_may_beat_the_next_is_asked_all_as_well():
+    """By half of the prompts the second is a little better than the third; by all, the third."""
+    n = [(-1.0) ** i for i in range(16)]
+    quiet, loud = [0.01] * 32, [0.09 + 0.001 * x for x in n] + [0.13] * 16
+    two, three = [-2 + x for x in n] * 2, [-1.9 - x for x in n] + [-2.5 - x for x in n]
+    scores = {
+        (i, -1): {"ablated": ablated, "added": [1.0] * 32, "kl": kl}
+        for i, (ablated, kl) in enumerate([([-9.0] * 32, loud), (two, quiet), (three, quiet)])
+    }
+    rows = two_rounds(list(scores), asking(scores, []), TOTALS, N_LAYERS)
+    assert choose(whole(scores), N_LAYERS)["layer"] == 2
+    assert choose(rows, N_LAYERS)["layer"] == 2
+
+
 def test_one_round_where_there_are_few_prompts():
     scores, asked = table(0), []
     rows = two_rounds(list(scores), asking(scores, asked, first=32), TOTALS, N_LAYERS)
@@ -102,6 +115,17 @@ def test_a_score_that_is_no_number_rules_out_and_stays_a_gap():
     [row] = [r for r in rows if (r["layer"], r["pos"]) == (4, -1)]
     assert row["kl"] is None
     assert row["ruled_out"]
+
+
+def test_a_score_that_is_no_number_in_the_second_half_is_never_chosen():
+    scores = table(0)
+    best = choose(whole(scores), N_LAYERS)
+    scores[best["layer"], best["pos"]]["kl"][30] = None
+    rows = two_rounds(list(scores), asking(scores, []), TOTALS, N_LAYERS)
+    [row] = [r for r in rows if (r["layer"], r["pos"]) == (best["layer"], best["pos"])]
+    assert row["kl"] is None
+    chosen, expected = choose(rows, N_LAYERS), choose(whole(scores), N_LAYERS)
+    assert (chosen["layer"], chosen["pos"]) == (expected["layer"], expected["pos"])
 
 
 def test_nothing_without_a_direction_or_too_deep_is_in_play():

@@ -33,6 +33,13 @@ def test_the_copy_is_narrow_and_the_model_is_what_it_was(tiny_llama, texts):
     assert "(n=64)" in copy.notes[0]
 
 
+def test_tied_weights_stay_tied_and_rotary_frequencies_exact(smollm2):
+    module = for_text(smollm2).module
+    assert module.lm_head.weight is module.model.embed_tokens.weight
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert module.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
 def test_both_can_be_asked_in_turn_under_an_ablation(tiny_llama, texts):
     copy = for_text(tiny_llama)
     edit = DirectionalAblation(torch.eye(1, tiny_llama.d_model))
@@ -74,12 +81,18 @@ def test_a_copy_that_is_not_the_same_is_not_used(tiny_llama, monkeypatch, why):
     [
         ("computes_bfloat16", lambda device: False),
         ("smallness", lambda model: 2),
-        ("free_bytes", lambda device: 0),
     ],
 )
 def test_no_copy_where_it_cannot_pay(tiny_llama, monkeypatch, name, value):
     monkeypatch.setattr(precision, name, value)
     assert for_text(tiny_llama) is tiny_llama
+
+
+def test_a_copy_that_does_not_fit_in_memory_is_said(tiny_llama, monkeypatch):
+    monkeypatch.setattr(precision, "free_bytes", lambda device: 0)
+    kept = for_text(tiny_llama)
+    assert kept.lm is tiny_llama.lm
+    assert "a copy in bfloat16 takes" in kept.notes[0]
 
 
 def test_no_copy_of_what_is_narrow_already():

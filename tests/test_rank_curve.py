@@ -60,7 +60,7 @@ def judged(arm, i, label="compliance", **changes):
 
 def bench(prompts, refused, **changes):
     rows = [{"id": p.id, "label": "refusal" if p.id in refused else "deflection"} for p in prompts]
-    found = Found({"test": prompts}, None, None, {"test.harmful": rows}, 9.0, [], {})
+    found = Found({"test": prompts}, None, None, {"test.harmful": rows}, 9.0, [], {}, "")
     return SimpleNamespace(found=found, **changes)
 
 
