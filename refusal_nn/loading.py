@@ -56,37 +56,53 @@ def load(
         options = {"dtype": dtype, "device": device, "system": system}
         base = load(organism.about["base"], **options, remote=remote, say=say)
         return checks.self_tested(plant(base, organism, name, adapter))
+    if remote is not None:
+        return _served(name, dtype, device, system, remote, say)
+    return _here(name, dtype, _device(device), system)
+
+
+def _served(
+    name: str,
+    dtype: str,
+    device: str,
+    system: str,
+    remote: Remote | str,
+    say: Callable[[str], object],
+) -> TracedModel:
+    """A model whose passes run on a server, or as if they did."""
     if remote == "simulate":
         from refusal_nn.services import Simulation
 
-        here = load(name, dtype=dtype, device=device, system=system)
+        here = _here(name, dtype, _device(device), system)
         service = Simulation(here.device.type, here.dtype)
         note = "simulated: requests are packed as for a server and run here"
         return _noted(dataclasses.replace(here, service=service), [note])
-    if remote is not None:
-        from refusal_nn.ndif import connect
+    from refusal_nn.ndif import connect
 
-        if (dtype, device) != ("auto", "auto"):
-            raise InputError("DTYPE and DEVICE are the server's with BACKEND=ndif; leave them auto")
-        tested = checks.self_tested(connect(name, remote, say, system))
-        kept = dataclasses.replace(tested.service, asked_at=None)
-        return _noted(dataclasses.replace(tested, service=kept), [])
-    target = _device(device)
+    if (dtype, device) != ("auto", "auto"):
+        raise InputError("DTYPE and DEVICE are the server's with BACKEND=ndif; leave them auto")
+    tested = checks.self_tested(connect(name, remote, say, system))
+    kept = dataclasses.replace(tested.service, asked_at=None)
+    return _noted(dataclasses.replace(tested, service=kept), [])
+
+
+def _here(name: str, dtype: str, device: str, system: str) -> TracedModel:
+    """A model on this machine, in the precision asked for, or in the one that auto finds fit."""
     if dtype not in ("auto", *DTYPES):
         raise InputError(f"DTYPE={dtype}; choose auto, {', '.join(DTYPES)}")
     preferred = MODELS[name].dtype if name in MODELS else "auto"
     chosen = preferred if dtype == "auto" else dtype
     if chosen == "auto":
-        chosen = "bfloat16" if computes_bfloat16(target) else "float32"
+        chosen = "bfloat16" if computes_bfloat16(device) else "float32"
     if chosen == "float32":
-        return _noted(checks.self_tested(_wrapped(name, torch.float32, target, system)), [])
-    needed, free = 4 * sources.parameter_count(name), free_bytes(target)
+        return _noted(checks.self_tested(_wrapped(name, torch.float32, device, system)), [])
+    needed, free = 4 * sources.parameter_count(name), free_bytes(device)
     # The float32 original stays until the narrow copy has passed.
     if 1.6 * needed > free:
-        model = checks.self_tested(_wrapped(name, DTYPES[chosen], target, system))
+        model = checks.self_tested(_wrapped(name, DTYPES[chosen], device, system))
         reason = f"the loss by {chosen} was not measured: float32 takes {1.6 * needed / 1e9:.0f} GB"
         return _noted(model, [reason])
-    wide = _wrapped(name, torch.float32, target, system)
+    wide = _wrapped(name, torch.float32, device, system)
     return _narrowed(wide, chosen, may_refuse=dtype == "auto")
 
 
