@@ -114,15 +114,15 @@ def _told(scorer: Scorer, what: str, count: int) -> Iterator[Callable[[int, bool
 
     prompts = sum(len(texts) * (1 + (label == "harmless")) for label, texts in scorer.texts.items())
     say(f"{what}: {count} directions, {prompts} passes each")
-    begun, worked, done = time.perf_counter(), 0, 0
+    begun, done, timed = time.perf_counter(), 0, False
 
     def step(directions: int, new: bool) -> None:
-        nonlocal worked, done
+        nonlocal done, timed
         done += directions
-        if new and not worked:
+        if new and not timed:
             left = (time.perf_counter() - begun) * (count - done) / directions
             say(f"{what}: about {left / 60:.1f} minutes more")
-        worked += directions * new
+        timed = timed or new
         advance(directions)
 
     with progress.bar(what, count) as advance:

@@ -14,6 +14,8 @@ import numpy as np
 
 # A coordinate is massive where its mean size exceeds so many times the layer's median one.
 MASSIVE = 50.0
+# The published bounds of select_candidate: nats, log-odds, share of the layers.
+MAX_KL, MIN_INDUCE, DROP_LAST = 0.1, 0.0, 0.2
 
 
 def difference_in_means(harmful: np.ndarray, harmless: np.ndarray) -> np.ndarray:
@@ -139,9 +141,9 @@ def full_sample_reliability(half: np.ndarray) -> np.ndarray:
 def select_candidate(
     rows: Iterable[Mapping[str, float]],
     n_layers: int,
-    max_kl: float = 0.1,
-    min_induce: float = 0.0,
-    drop_last: float = 0.2,
+    max_kl: float = MAX_KL,
+    min_induce: float = MIN_INDUCE,
+    drop_last: float = DROP_LAST,
 ) -> Mapping[str, float] | None:
     """The direction that bypasses refusal best among those that do little else; None if all do more
     (Arditi et al. 2024, appendix C).
@@ -157,9 +159,9 @@ def select_candidate(
 def _passing(
     rows: Iterable[Mapping[str, float]],
     n_layers: int,
-    max_kl: float = 0.1,
-    min_induce: float = 0.0,
-    drop_last: float = 0.2,
+    max_kl: float,
+    min_induce: float,
+    drop_last: float,
 ) -> list[Mapping[str, float]]:
     deepest = int(n_layers * (1.0 - drop_last))
     return [
@@ -183,7 +185,8 @@ def eligible(rows: Sequence[Mapping[str, object]], n_layers: int) -> list[dict[s
         for row in rows
         if row["norm"] is not None and row["norm"] > 0 and None not in (row[k] for k in numbers)
     ]
-    return [{**row, "layer": row["layer"] - 1} for row in _passing(usable, n_layers)]
+    passing = _passing(usable, n_layers, MAX_KL, MIN_INDUCE, DROP_LAST)
+    return [{**row, "layer": row["layer"] - 1} for row in passing]
 
 
 def choose(rows: Sequence[Mapping[str, object]], n_layers: int) -> dict[str, object] | None:

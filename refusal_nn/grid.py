@@ -17,7 +17,7 @@ from refusal_nn.directions import choose, eligible
 
 LEAST = 8  # prompts of a class in either half; with fewer of one class there is one round
 # So many standard errors on the side that would let a candidate in. On organism-1's 180 candidates
-# the best of all was lost in under 1 % of 2,400 draws of 16 of 32 prompts (LOG.md).
+# the best of all was lost in under 1 % of 1,200 draws of 16 of 32 prompts (LOG.md).
 WIDE = 3.0
 CLASS = {"ablated": "harmful", "added": "harmless", "kl": "harmless"}
 Row = dict[str, object]

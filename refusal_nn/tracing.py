@@ -16,6 +16,7 @@ from refusal_nn.interventions import Intervention
 from refusal_nn.models import TracedModel
 from refusal_nn.running import answered
 
+# Steps between two looks: of 16, a tenth of the time went to answers that were over (refusals).
 CHUNK = 8
 # A step of decoding is one token a row: in bfloat16 on a CPU 128 rows at once take 19 s where 45 at
 # a time take 25, in float32 as long.
