@@ -172,7 +172,7 @@ $(RUN)/sweep/summary.json $(RUN)/causal/summary.json: $(RUN)/select/summary.json
     $(RUN)/capture/summary.json experiments/bench.py $(call code,controls racing)
 $(RUN)/subspace/summary.json: $(RUN)/sweep/summary.json $(RUN)/capture/summary.json experiments/bench.py experiments/bases.py \
     experiments/against.py experiments/rank_curve.py \
-    $(call code,candidates published ranks subspaces)
+    $(call code,candidates published ranks subspaces vectors vector_files vector_forms vector_names vector_notes)
 # The default layers of causal, and a curve in the figure of sweep, are validate's.
 $(RUN)/causal/summary.json: $(if $(LAYERS),,$(RUN)/validate/summary.json)
 $(PIC)/sweep.json: $(RUN)/validate/summary.json

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,18 +14,21 @@ if TYPE_CHECKING:
 
 
 class Other(NamedTuple):
-    """rows: (rank, d_model), a basis; or (layer, d_model), a direction per layer."""
+    """rows: (rank, d_model), a basis; or (row, d_model), directions of the stream after the blocks
+    of `layers`, which is empty for a basis and for one direction of no layer. taken: what the file
+    was taken for, in words."""
 
     name: str
     rows: np.ndarray
-    by_layer: bool
+    layers: tuple[int, ...] = ()
+    taken: str = ""
 
     def at(self, layer: int) -> np.ndarray:
-        """The basis, or the direction of the layer nearest to this one that has any, (1, d)."""
-        if not self.by_layer:
+        """The basis, or the direction of the layer nearest to this one, (1, d_model)."""
+        if not self.layers:
             return self.rows
-        there = [i for i, row in enumerate(self.rows) if row.any()]
-        return self.rows[[min(there, key=lambda i: abs(i - layer))]]
+        nearest = min(range(len(self.rows)), key=lambda i: abs(self.layers[i] - layer))
+        return self.rows[[nearest]]
 
 
 def paths(text: str) -> list[Path]:
@@ -47,44 +49,33 @@ def stamps(text: str) -> list[object]:
     return [files.sha256(path) for path in paths(text)] if text else []
 
 
-def read(text: str, d_model: int) -> list[Other]:
-    """What AGAINST= names. Raises InputError where it cannot be read or has another width."""
+def read(text: str, d_model: int, n_layers: int) -> list[Other]:
+    """What AGAINST= names. Raises InputError where it cannot be read, or is of a model of another
+    width or of more layers."""
     found: list[Other] = []
     for path in paths(text):
         name = f"{path.resolve().parent.parent.name}/{path.stem}"
         if name in [other.name for other in found]:
             name = str(path)
-        other = Other(name, *_rows(path))
-        if other.rows.shape[1] != d_model:
-            raise InputError(
-                f"AGAINST={path} is {other.rows.shape[1]} wide, this model {d_model}: angles need "
-                "equal widths"
-            )
-        found.append(other)
+        found.append(_read(path, name, d_model, n_layers))
     return found
 
 
-def _rows(path: Path) -> tuple[np.ndarray, bool]:
-    """Rows of a file of this stage, as many as the rank found, or of published directions."""
-    import numpy as np
-    from safetensors import SafetensorError, safe_open
+def _read(path: Path, name: str, d_model: int, n_layers: int) -> Other:
+    from refusal_nn.published import read_vectors
+    from refusal_nn.vector_names import PRE
+    from refusal_nn.vectors import of_hidden_states
 
-    from refusal_nn.published import read_directions
-
-    if path.suffix == ".pt":
-        # These count layers by what enters them: row i + 1 is the stream after block i.
-        return read_directions(path)[1:], True
-    try:
-        with safe_open(path, "pt") as file:
-            names, about = (
-                set(file.keys()),
-                json.loads((file.metadata() or {}).get("refusal_nn", "{}")),
-            )
-            rows = file.get_tensor("basis").double().numpy() if "basis" in names else None
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"AGAINST={path} cannot be read as safetensors: {error}") from None
-    if rows is None:
-        return read_directions(path), True
-    if rows.ndim != 2 or not np.isfinite(rows).all() or not rows.any():
-        raise InputError(f"AGAINST={path}: its basis is no finite (rank, d_model) array")
-    return rows[: about.get("rank") or len(rows)], False
+    vectors = of_hidden_states(read_vectors(path), n_layers)
+    rows, _ = vectors.at_position()
+    taken = f"AGAINST={path} was taken for {vectors.said()}"
+    if rows.shape[1] != d_model:
+        raise InputError(f"{taken}; it is {rows.shape[1]} wide, this model {d_model}: no angles")
+    if not vectors.layers:
+        return Other(name, rows, (), taken)
+    # What enters block i + 1 is the stream after block i.
+    after = [i - (vectors.site == PRE) for i in vectors.layers]
+    there = [k for k, i in enumerate(after) if i >= 0 and rows[k].any()]
+    if not there or max(after[k] for k in there) >= n_layers:
+        raise InputError(f"{taken}; this model has layers 0 to {n_layers - 1}")
+    return Other(name, rows[there], tuple(after[k] for k in there), taken)

@@ -4,15 +4,18 @@ all layers' directions, and the choice that our rule makes on the published scor
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import similarity
+from refusal_nn.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from refusal_nn.published import PublishedRun
+    from refusal_nn.vectors import Vectors
 
 SELECT = "select"
 
@@ -26,26 +29,29 @@ def compute(args: argparse.Namespace) -> None:
     results, figures = (root / names.safe_name(name) for root in (args.results, args.figures))
     run = published.read_run(args.directions) if folder else None
     if run is None or run.directions is not None:
-        found = published.read_directions(args.directions, args.position)
-        args.site = args.site or published.site_of(published.directions_file(args.directions))
+        found = published.read_vectors(args.directions)
+        if args.site:
+            found = dataclasses.replace(found, site=args.site, known="as given")
         _similarity(args, found, results / similarity.NAME, figures / "heatmap.png")
     if run is not None and run.grid:
         _selection(args, run, results / SELECT, figures / "candidates.png")
 
 
-def _similarity(
-    args: argparse.Namespace, directions: np.ndarray, folder: Path, picture: Path
-) -> None:
+def _similarity(args: argparse.Namespace, vectors: Vectors, folder: Path, picture: Path) -> None:
     from experiments import console
     from refusal_nn import figures, files, runs
     from refusal_nn.directions import layer_similarity
 
+    directions, (_, position) = vectors.table(args.position), vectors.at_position(args.position)
     found, spectrum = layer_similarity(directions), _spectrum(directions)
-    about = {"directions": str(args.directions), "position": args.position, "site": args.site}
+    if len(found.layers) < 2:
+        raise InputError(f"{args.directions} has one layer's direction: nothing to compare it with")
+    about = {"directions": str(args.directions.resolve()), "position": position}
+    about |= {"site": vectors.site}
     with runs.Stage(folder).run(about) as run:
         similarity.write(run.folder, found, {})
         files.write_csv(run.folder / "spectrum.csv", spectrum)
-        summary = similarity.summary(found, args.site) | {"position": args.position}
+        summary = similarity.summary(found, vectors.site) | {"position": position}
         run.finish(summary, {"model": str(args.directions)})
     figures.save(figures.cosine_heatmap(found.cosine, found.layers, None), picture)
     similarity.say(run.folder, picture)
@@ -54,7 +60,8 @@ def _similarity(
         f"spectrum of their stack, uncentred: effective rank {first['effective_rank']:.1f} of "
         f"{len(found.layers)}, the first three components hold {100 * three:.0f} %"
     )
-    console.say(f"layers are numbered as in the file, at {args.site}")
+    several = f"; position {position} is taken" if len(vectors.positions) > 1 else ""
+    console.say(f"read as {vectors.said()}{several}; layers are numbered as in the file")
 
 
 def _spectrum(directions: np.ndarray) -> list[dict[str, object]]:
@@ -79,7 +86,7 @@ def _selection(args: argparse.Namespace, run: PublishedRun, folder: Path, pictur
     ours = chosen and {k: chosen[k] for k in ("pos", "layer")}
     passing = sum(select_candidate([row], run.n_layers) is not None for row in run.grid)
     said = {"chosen": ours, "published": run.chosen, "passing": passing, "n_layers": run.n_layers}
-    with runs.Stage(folder).run({"directions": str(args.directions)}) as stage:
+    with runs.Stage(folder).run({"directions": str(args.directions.resolve())}) as stage:
         files.write_csv(stage.folder / "candidates.csv", run.grid)
         stage.finish(said | {"site": "resid_pre"}, {"model": str(args.directions)})
     rows = [row | {"token": "", "n_harmful": "val", "n_harmless": "val"} for row in run.grid]

@@ -111,13 +111,12 @@ def main() -> None:
     p.add_argument(
         "--directions",
         type=Path,
-        help="published directions instead of a model: a .safetensors or .pt file, or a run folder",
+        help="published directions instead of a model: a file of docs/exports.md, or a run folder",
     )
     p.add_argument(
         "--position",
         type=int,
-        default=-1,
-        help="with --directions of several positions: which (default: -1)",
+        help="with --directions of several positions: which (default: the last)",
     )
     p.add_argument(
         "--site",

@@ -37,7 +37,9 @@ def compute(args: argparse.Namespace) -> None:
     single = swept.about()
     with cli.stage(args, NAME).run(settings(args)) as run:
         bench = Bench.of(args, found, run)
-        others = against.read(args.against, bench.model.d_model)
+        others = against.read(args.against, bench.model.d_model, bench.model.n_layers)
+        for other in others:
+            console.say(other.taken)
         candidates = bases.fitted(args, bench, files.read_csv(swept.artefact("sweep.csv")))
         finalists = bases.screened(bench, candidates, run.folder)
         table, rows = _val(bench, finalists)
@@ -48,6 +50,8 @@ def compute(args: argparse.Namespace) -> None:
         causes.write_rows(run.folder, [*rows, *more], bench.rollout)
         verdict = _verdict(args, bench, curve, best, single)
         verdict |= bases.write(run.folder, bench, candidates, finalists, best, verdict, others)
+        if others:
+            verdict |= {"against": {other.name: other.taken for other in others}}
         files.write_json(run.folder / "verdict.json", verdict)
         run.finish(_summary(verdict), capture.origin(args, bench.model))
     console.say(f"wrote {run.folder} ({verdict['rank']['label']})")

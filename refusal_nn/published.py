@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from refusal_nn.errors import InputError
 from refusal_nn.names import is_file, is_folder
+from refusal_nn.vector_files import read_held
+from refusal_nn.vector_forms import vectors_in
+from refusal_nn.vector_names import PRE as THEIRS
+from refusal_nn.vectors import Vectors, checked
 
 # A run folder of andyrdt/refusal_direction: each file where its pipeline writes it, or flat.
 MEANS = ("generate_directions/mean_diffs.pt", "mean_diffs.pt", "mean_diffs.safetensors")
 GRID = ("select_direction/direction_evaluations.json", "direction_evaluations.json")
 CHOICE, VECTOR = ("direction_metadata.json",), ("direction.pt",)
 SCORES = {"refusal_score": "ablated", "steering_score": "added", "kl_div_score": "kl"}
-# What torch.load raises on a file that is none of its own, or holds more than tensors.
-UNREADABLE = (OSError, UnpicklingError, EOFError, RuntimeError, ValueError, TypeError)
-UNREADABLE += (KeyError, IndexError, AttributeError, SafetensorError)
-OURS, THEIRS = "resid_post", "resid_pre"
 
 Row = dict[str, object]
 
@@ -43,36 +40,33 @@ class PublishedRun(NamedTuple):
         return 1 + max(row["layer"] for row in self.grid)
 
 
-def read_directions(path: Path, position: int = -1) -> np.ndarray:
-    """One direction per layer, (layer, d_model) float64, from a .safetensors or .pt file's only
-    tensor, from a .pt file's {layer: (d_model,)}, or from a run folder's mean_diffs.
-
-    The tensor is (layer, d_model), or (pos, layer, d_model) of which `position` (negative, from the
-    end) is taken. Layers stay numbered as in the file. Raises InputError.
+def read_directions(path: Path, position: int | None = None) -> np.ndarray:
+    """One direction per layer, (layer, d_model) float64 from layer 0 on, numbered as in the file, 0
+    where it has none: of a run folder's mean_diffs or of a file that read_vectors reads. Of several
+    positions `position` (negative, from the end; by default the last) is taken. Raises InputError.
     """
+    return read_vectors(path).table(position)
+
+
+def read_vectors(path: Path) -> Vectors:
+    """Directions by layer, one direction, or a basis: what a run folder's mean_diffs or a file in
+    any of the forms of docs/exports.md holds, and where in the stream it was read. Raises
+    InputError."""
     path = directions_file(path)
-    tensor = _tensor(path)
-    if tensor.ndim == 3 and not -len(tensor) <= position < 0:
-        raise InputError(
-            f"{path} has {len(tensor)} positions: choose --position from -1 to {-len(tensor)}"
-        )
-    found = tensor[position] if tensor.ndim == 3 else tensor
-    if not np.isfinite(found).all() or not found.any():
-        raise InputError(f"{path}: the directions are not finite, or all zero")
-    return found
-
-
-def site_of(path: Path) -> str:
-    """Where a file's directions were read: what our own metadata say, else resid_pre, as the
-    published ones are. Raises InputError where it cannot be read."""
-    if path.suffix != ".safetensors":
-        return THEIRS
+    held, about = read_held(path)
     try:
-        with safe_open(path, "np") as file:
-            about = json.loads((file.metadata() or {}).get("refusal_nn", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from None
-    return about.get("site", THEIRS) if isinstance(about, dict) else THEIRS
+        found = vectors_in(held, _beside(path) | dict(about))
+    except ValueError as error:
+        raise InputError(f"{path} holds no directions that can be told: {error}") from None
+    return checked(found, path)
+
+
+def _beside(path: Path) -> Row:
+    """What is known of a file by its name in the published pipeline."""
+    if path.name in [Path(name).name for name in MEANS]:
+        return {"site": THEIRS}
+    choice = _in(path.parent, CHOICE) if path.name == VECTOR[0] else None
+    return {} if choice is None else {"site": THEIRS, **_choice(choice)}
 
 
 def directions_file(path: Path) -> Path:
@@ -91,9 +85,7 @@ def read_run(folder: Path) -> PublishedRun:
     means, grid, choice, vector = (_in(folder, names) for names in (MEANS, GRID, CHOICE, VECTOR))
     if means is None and grid is None:
         raise InputError(f"{folder} is no run folder: none of {', '.join((*MEANS, *GRID))}")
-    directions = None if means is None else _tensor(means)
-    if directions is not None and (directions.ndim != 3 or not np.isfinite(directions).all()):
-        raise InputError(f"{means}: expected finite (pos, layer, d_model)")
+    directions = None if means is None else read_vectors(means).rows
     rows = [] if grid is None else _grid(grid)
     chosen = None if choice is None else _choice(choice)
     run = PublishedRun(directions, rows, chosen)
@@ -104,56 +96,6 @@ def read_run(folder: Path) -> PublishedRun:
 
 def _in(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if is_file(folder / name)), None)
-
-
-def _tensor(path: Path) -> np.ndarray:
-    """The only tensor of a file, (layer, d_model) or (pos, layer, d_model), float64."""
-    if path.suffix not in (".safetensors", ".pt"):
-        raise InputError(
-            f"{path}: only .safetensors, and .pt as tensors alone, are read; other pickles can run "
-            "code, convert them to .safetensors first"
-        )
-    try:
-        found = _safe(path) if path.suffix == ".safetensors" else _weights_only(path)
-    except UNREADABLE as error:
-        how = "safetensors" if path.suffix == ".safetensors" else "tensors alone (.safetensors is)"
-        raise InputError(f"{path} cannot be read as {how}: {_reason(error)}") from None
-    if len(found) != 1 or next(iter(found.values())).ndim not in (2, 3):
-        raise InputError(
-            f"{path}: expected one tensor of (layer, d_model) or (pos, layer, d_model), found "
-            f"{', '.join(found)}"
-        )
-    return next(iter(found.values()))
-
-
-def _safe(path: Path) -> dict[str, np.ndarray]:
-    with safe_open(path, "pt") as file:
-        held = {name: file.get_tensor(name).double().numpy() for name in file.keys()}  # noqa: SIM118
-    # select writes (layer, pos, d_model).
-    ours = site_of(path) == OURS
-    return {k: v.swapaxes(0, 1) if ours and v.ndim == 3 else v for k, v in held.items()}
-
-
-def _weights_only(path: Path) -> dict[str, np.ndarray]:
-    """torch.load refuses, unrun, whatever is not a tensor in a plain container."""
-    import torch
-
-    held = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(held, torch.Tensor):
-        return {"tensor": held.double().numpy()}
-    if not isinstance(held, Mapping) or sorted(held) != list(range(len(held))) or not held:
-        raise ValueError(f"it holds a {type(held).__name__}, not a tensor or layers from 0")
-    rows = np.stack([held[i].double().flatten().numpy() for i in range(len(held))])
-    # Unit vectors of a layer at which all prompts have one state: 0/0 there, no direction here.
-    rows[np.isnan(rows).all(1)] = 0
-    return {"layers": rows}
-
-
-def _reason(error: Exception) -> str:
-    """In one line; torch's own advises to load the file without weights_only."""
-    if isinstance(error, UnpicklingError):
-        return "it holds more than tensors, which could run code, or is damaged"
-    return str(error).partition("\n")[0]
 
 
 def _json(path: Path) -> object:
@@ -194,10 +136,7 @@ def _check(folder: Path, run: PublishedRun, vector: Path | None) -> None:
         )
     if run.chosen is None or vector is None:
         return
-    try:
-        [one] = _weights_only(vector).values()
-    except UNREADABLE as error:
-        raise InputError(f"{vector} cannot be read as a tensor alone: {_reason(error)}") from None
+    one = read_vectors(vector).rows.ravel()
     row = run.directions[run.chosen["pos"], run.chosen["layer"]]
-    if one.size != row.size or not np.allclose(one.ravel(), row, rtol=1e-2, atol=1e-2 * row.std()):
+    if one.size != row.size or not np.allclose(one, row, rtol=1e-2, atol=1e-2 * row.std()):
         raise InputError(f"{vector} is not the direction at the pos and layer that were chosen")

@@ -14,6 +14,7 @@ from experiments import export
 from refusal_nn import exports
 from refusal_nn.errors import InputError
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation
+from refusal_nn.published import read_vectors
 from refusal_nn.runs import Stage
 from refusal_nn.saved_directions import load_direction, write_directions, write_sites
 from refusal_nn.tracing import next_token_logits
@@ -97,6 +98,23 @@ def test_transformer_lens_names_every_write_and_the_place_that_was_read(tiny_lla
     ]
     assert len(held["ablate_at"]) == len(write_sites(tiny_llama))
     torch.testing.assert_close(torch.tensor(held["direction"]), direction.basis[0])
+
+
+@pytest.mark.parametrize("name", ["steered.pt", "steering_vector.safetensors", "lens.json"])
+def test_what_is_exported_is_read_back_as_the_same_direction(tiny_llama, tmp_path, name):
+    direction = direction_of(tiny_llama, tmp_path)
+    if name == "steered.pt":
+        exports.write_steered(tmp_path / name, direction)
+    elif name == "lens.json":
+        exports.write_transformer_lens(tmp_path / name, direction, tiny_llama.n_layers)
+    else:
+        exports.write_layers(tmp_path / name, direction)
+    found = read_vectors(tmp_path / name)
+    [row] = torch.from_numpy(found.at_position()[0]).float()
+    torch.testing.assert_close(row / row.norm(), direction.basis[0])
+    if name != "steered.pt":  # which is the same for every place
+        assert (found.layers, found.site) == ((direction.layer,), "resid_post")
+        assert found.positions == (direction.pos,)
 
 
 def test_a_direction_of_a_model_with_an_adapter_is_not_taken_to_the_plain_weights(

@@ -70,8 +70,8 @@ def test_similarity_spectrum_and_selection_work_on_a_run_folder_without_a_model(
 
 def test_against_takes_a_run_folder_and_its_rows_by_what_leaves_the_block(tmp_path):
     folder = run_folder(tmp_path)
-    [other] = against.read(str(folder), 8)
-    assert other.by_layer
+    [other] = against.read(str(folder), 8, 18)
+    assert other.layers == tuple(range(17))
     table = torch.load(folder / "generate_directions" / "mean_diffs.pt", weights_only=True)
     np.testing.assert_allclose(other.at(9), table[-1, 10][None])
 
@@ -103,7 +103,7 @@ FAULTS = {
     "a grid of words": "rows of numbers",
     "a grid without scores": "a list of rows",
     "cut JSON": "cannot be read as JSON",
-    "means of one position": r"expected finite \(pos, layer, d_model\)",
+    "means of one position": "beyond its 1 positions",
 }
 
 

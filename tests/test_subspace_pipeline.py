@@ -219,13 +219,16 @@ def test_another_runs_basis_gives_angles_as_wide_as_its_rank(one, two, tmp_path)
     # The other model's is of rank 1 although its file holds more; the layer without any is passed.
     assert len(of["planted-1/basis"]) == len(of["a/published"]) == 1
     assert of["a/published"][0] < 25
+    taken = made.json()["against"]
+    assert "a basis of rank 1" in taken["planted-1/basis"]
+    assert "layer 0 has none" in taken["a/published"]
     made.run("--draw").run("--show")
 
 
 UNUSABLE = {
     "64 wide, this model 128": {"basis": torch.eye(2, 64)},
-    "its basis is no finite": {"basis": torch.zeros(2, 128)},
-    "expected one tensor": {"a": torch.ones(2, 128), "b": torch.ones(2, 128)},
+    "not finite, or all zero": {"basis": torch.zeros(2, 128)},
+    "several tensors, a, b": {"a": torch.ones(2, 128), "b": torch.zeros(2, 128)},
 }
 
 
@@ -236,7 +239,7 @@ def test_what_there_are_no_angles_with_is_one_clear_error(tmp_path, words):
     if words in UNUSABLE:
         write_tensors(path, UNUSABLE[words], {})
     with pytest.raises(InputError, match=words) as caught:
-        against.read(f"{path}", 128)
+        against.read(f"{path}", 128, 3)
     assert "\n" not in str(caught.value)
 
 
