@@ -99,7 +99,7 @@ help:
 	@echo "make doctor       is this model usable, and what is known of it: template, write sites, precision, self-test"
 	@echo "make organism     train an adapter that refuses through K=0,1,2,4,many planted directions (SEEDS=0,1 LAYER=16)"
 	@echo "make calibrate    the instrument on models whose truth is known: planted rank against reported (RUNS=50 of each"
-	@echo "                  rank: hours on two cores; it goes on where it was stopped)"
+	@echo "                  rank: about 50 CPU minutes; it goes on where it was stopped)"
 	@echo "make compare      MODELS=\"qwen llama1b\": the table across models beside the published one; builds what is missing"
 	@echo "make export       direction and judged samples for lm-evaluation-harness, steering-vectors, TransformerLens, inspect_ai, Parquet"
 	@echo "make baseline     what the untouched model does (part of sweep, causal and behaviour)"

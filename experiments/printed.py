@@ -11,8 +11,8 @@ from refusal_nn.files import read_csv, read_json
 
 Row = Mapping[str, object]
 OVERLAP = (
-    "* prompts past the other class's mean (seed 004's count) / inside its range / inside its "
-    "range on held-out prompts\n"
+    "* prompts past the other class's mean (the validation study's count) / inside its range / "
+    "inside its range on held-out prompts\n"
 )
 
 
@@ -56,7 +56,7 @@ def layer_table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[object
         )
         for r in rows
     ]
-    return (*columns, "p (family)", "overlap*", "valid", "seed's rule"), cells
+    return (*columns, "p (family)", "overlap*", "valid", "study's rule"), cells
 
 
 def form_table(confounded: Row) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
