@@ -68,9 +68,8 @@ def _entries(held: Held, name: str, notes: Notes) -> Iterator[Entry]:
 
 def _meant(entries: list[Entry]) -> list[Entry]:
     """Without what only stands beside the vectors."""
-    for names in (BASES, VECTORS):
-        called = [e for e in entries if names.search(last(e.name))]
-        entries = called or entries
+    for called in (_basis_by_name, _vector_by_name, lambda name: VECTORS.search(name.lower())):
+        entries = [e for e in entries if called(e.name)] or entries
     first = entries[0].array if entries else None
     if len(entries) > 1 and all(np.array_equal(e.array, first) for e in entries):
         # The same vector for many places, as a file has it that is to be applied at all of them.
@@ -78,6 +77,14 @@ def _meant(entries: list[Entry]) -> list[Entry]:
     widths = {e.array.shape[-1] for e in entries if e.array.ndim > 1}
     # Norms and singular values beside a table.
     return [e for e in entries if e.array.ndim > 1 or e.array.shape[-1] in widths or not widths]
+
+
+def _basis_by_name(name: str) -> bool:
+    return bool(BASES.search(last(name)))
+
+
+def _vector_by_name(name: str) -> bool:
+    return bool(VECTORS.search(last(name)))
 
 
 def _from_ours(entry: Entry) -> Vectors:
@@ -114,7 +121,7 @@ def _basis(name: str, array: np.ndarray) -> np.ndarray | None:
         return None
     tall = len(array) > array.shape[1]
     rows = array.T if tall else array
-    return rows if BASES.search(last(name)) or _orthonormal(rows) else None
+    return rows if _basis_by_name(name) or _orthonormal(rows) else None
 
 
 def _orthonormal(rows: np.ndarray) -> bool:

@@ -69,6 +69,11 @@ BY_LAYER = {
     ),
     "numbers beside it": ({"directions": ROWS, "norms": ROWS.norm(dim=1)}, ALL, None),
     "means beside it": ({"directions": ROWS, "harmful_mean": ROWS + 1, "n": 7}, ALL, None),
+    "means by layer beside it": (
+        {"steering_vectors": keyed("{}"), "means": keyed("{}", ROWS + 1)},
+        ALL,
+        None,
+    ),
     "longer numbers beside it": ({"direction": ROWS[0], "losses": torch.ones(99)}, (), None),
     "how many layers": ({"directions": ROWS, "n_layers": 7, "layers": 7}, ALL, None),
     "a ranking beside it": ({"directions": ROWS, "best_layers": [5, 3, 6, 1, 0, 2, 4]}, ALL, None),
