@@ -67,12 +67,16 @@ def _read(path: Path, name: str, d_model: int, n_layers: int) -> Other:
     from refusal_nn.vectors import of_hidden_states
 
     vectors = of_hidden_states(read_vectors(path), n_layers)
-    rows, _ = vectors.at_position()
+    rows, position = vectors.at_position()
     taken = f"AGAINST={path} was taken for {vectors.said()}"
+    if len(vectors.positions) > 1:
+        taken += f"; position {position} is taken"
     if rows.shape[1] != d_model:
         raise InputError(f"{taken}; it is {rows.shape[1]} wide, this model {d_model}: no angles")
     if not vectors.layers:
         return Other(name, rows, (), taken)
+    if vectors.counted and len(rows) not in (n_layers, n_layers + 1):
+        raise InputError(f"{taken}; this model has {n_layers} layers: of which are they?")
     # What enters block i + 1 is the stream after block i.
     after = [i - (vectors.site == PRE) for i in vectors.layers]
     there = [k for k, i in enumerate(after) if i >= 0 and rows[k].any()]

@@ -4,7 +4,6 @@ all layers' directions, and the choice that our rule makes on the published scor
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +23,14 @@ def compute(args: argparse.Namespace) -> None:
     """What DIRECTIONS= holds: a file's or folder's directions, a folder's scores."""
     from refusal_nn import names, published
 
-    folder = names.is_folder(args.directions) and args.directions.suffix != ".safetensors"
+    folder = names.is_folder(args.directions)
     name = args.directions.resolve().name if folder else args.directions.stem
     results, figures = (root / names.safe_name(name) for root in (args.results, args.figures))
     run = published.read_run(args.directions) if folder else None
     if run is None or run.directions is not None:
         found = published.read_vectors(args.directions)
         if args.site:
-            found = dataclasses.replace(found, site=args.site, known="as given")
+            found = found._replace(site=args.site, known="as given")
         _similarity(args, found, results / similarity.NAME, figures / "heatmap.png")
     if run is not None and run.grid:
         _selection(args, run, results / SELECT, figures / "candidates.png")

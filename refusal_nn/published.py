@@ -10,9 +10,11 @@ import numpy as np
 
 from refusal_nn.errors import InputError
 from refusal_nn.names import is_file, is_folder
+from refusal_nn.plain_text import visible
 from refusal_nn.vector_files import read_held
 from refusal_nn.vector_forms import vectors_in
 from refusal_nn.vector_names import PRE as THEIRS
+from refusal_nn.vector_names import place_in
 from refusal_nn.vectors import Vectors, checked
 
 # A run folder of andyrdt/refusal_direction: each file where its pipeline writes it, or flat.
@@ -20,6 +22,8 @@ MEANS = ("generate_directions/mean_diffs.pt", "mean_diffs.pt", "mean_diffs.safet
 GRID = ("select_direction/direction_evaluations.json", "direction_evaluations.json")
 CHOICE, VECTOR = ("direction_metadata.json",), ("direction.pt",)
 SCORES = {"refusal_score": "ablated", "steering_score": "added", "kl_div_score": "kl"}
+# The least cosine of a direction with itself in another precision.
+SAME = 0.999
 
 Row = dict[str, object]
 
@@ -54,11 +58,17 @@ def read_vectors(path: Path) -> Vectors:
     InputError."""
     path = directions_file(path)
     held, about = read_held(path)
+    beside = _beside(path)
     try:
-        found = vectors_in(held, _beside(path) | dict(about))
+        found = vectors_in(held, beside | dict(about))
     except ValueError as error:
-        raise InputError(f"{path} holds no directions that can be told: {error}") from None
-    return checked(found, path)
+        words = visible(str(error)).replace("\n", "\\n")
+        raise InputError(f"{path} holds no directions that can be told: {words}") from None
+    lone = place_in(path.stem).layer
+    if found.layers or found.is_basis or lone is None:
+        return checked(found._replace(known="as its name has it") if beside else found, path)
+    # vec_layer_13.pt
+    return checked(found._replace(layers=(lone,)), path)
 
 
 def _beside(path: Path) -> Row:
@@ -71,7 +81,7 @@ def _beside(path: Path) -> Row:
 
 def directions_file(path: Path) -> Path:
     """The file itself, or a run folder's mean_diffs. Raises InputError where it has none."""
-    if not is_folder(path) or path.suffix == ".safetensors":
+    if not is_folder(path):
         return path
     found = _in(path, MEANS)
     if found is None:
@@ -138,5 +148,6 @@ def _check(folder: Path, run: PublishedRun, vector: Path | None) -> None:
         return
     one = read_vectors(vector).rows.ravel()
     row = run.directions[run.chosen["pos"], run.chosen["layer"]]
-    if one.size != row.size or not np.allclose(one, row, rtol=1e-2, atol=1e-2 * row.std()):
+    # Some publish its unit vector.
+    if one.size != row.size or one @ row < SAME * np.linalg.norm(one) * np.linalg.norm(row):
         raise InputError(f"{vector} is not the direction at the pos and layer that were chosen")

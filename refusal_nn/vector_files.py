@@ -4,6 +4,7 @@ in it."""
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from refusal_nn.errors import InputError
+from refusal_nn.names import is_file
+from refusal_nn.vector_names import POST, PRE
 
 # A tree of mappings and lists; its leaves are float64 arrays, numbers, texts and None.
 Held = object
@@ -31,6 +34,8 @@ def read_held(path: Path) -> tuple[Held, Mapping[str, object]]:
     """A file's content, and the metadata that it carries beside it ({} but for .safetensors).
     Raises InputError."""
     suffix = path.suffix.lower()
+    if not is_file(path):
+        raise InputError(f"{path} is no file")
     if suffix not in READERS:
         raise InputError(
             f"{path}: {', '.join(READERS)} are read (.pt, .pth and .bin as tensors alone); other "
@@ -55,10 +60,22 @@ def _safetensors(path: Path) -> tuple[Held, Mapping[str, object]]:
 
 
 def _torch(path: Path) -> tuple[Held, Mapping[str, object]]:
-    """torch.load refuses, unrun, whatever is not a tensor in a plain container."""
+    """torch.load refuses, unrun, whatever is not a tensor, or an array of numbers, in a plain
+    container."""
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True), {}
+    with torch.serialization.safe_globals(_numpys()):
+        return torch.load(path, map_location="cpu", weights_only=True), {}
+
+
+def _numpys() -> list[object]:
+    """What a pickled array or number of numpy is rebuilt by; none of it calls anything else."""
+    multiarray = np._core.multiarray
+    kinds = (np.float16, np.float32, np.float64, np.int32, np.int64)
+    parts = [multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype]
+    # Arrays of numpy 1 name the module by its older name.
+    older = [(part, f"numpy.core.multiarray.{part.__name__}") for part in parts[:2]]
+    return [*parts, *older, *(type(np.dtype(kind)) for kind in kinds)]
 
 
 def _numpy(path: Path) -> tuple[Held, Mapping[str, object]]:
@@ -67,18 +84,28 @@ def _numpy(path: Path) -> tuple[Held, Mapping[str, object]]:
 
 
 def _json(path: Path) -> tuple[Held, Mapping[str, object]]:
-    return json.loads(path.read_text(encoding="utf-8")), {}
+    return json.loads(path.read_text(encoding="utf-8-sig")), {}
 
 
 def _gguf(path: Path) -> tuple[Held, Mapping[str, object]]:
-    """A control vector of llama.cpp or repeng: a tensor direction.<layer> for each layer."""
-    from gguf import GGUFReader
+    """A control vector: a tensor direction.<layer> for each layer. repeng's are of what leaves a
+    block; llama.cpp's cvector-generator numbers the same place one higher, and writes the number of
+    layers with a sign (tools/cvector-generator/cvector-generator.cpp, mean.hpp)."""
+    from gguf import GGUFReader, GGUFValueType
 
-    tensors = GGUFReader(path).tensors
-    if not tensors or not all(t.name.startswith("direction.") for t in tensors):
+    reader = GGUFReader(path)
+    named = {t.name: t for t in reader.tensors}
+    layers = {name: re.fullmatch(r"direction\.(-?\d+)", name) for name in named}
+    if not named or None in layers.values():
         raise ValueError("it holds no control vector, direction.<layer>")
+    packed = [t.tensor_type.name for t in reader.tensors if t.data.dtype.kind != "f"]
+    if packed:
+        raise ValueError(f"its tensors are {packed[0]}, not floats")
+    count = reader.fields.get("controlvector.layer_count")
+    signed = count is not None and count.types[0] == GGUFValueType.INT32
     # Copied, since the arrays are views of a map of the file.
-    return {t.name: np.array(t.data) for t in tensors if t.data.dtype.kind == "f"}, {}
+    held = {int(found[1]): np.array(named[name].data) for name, found in layers.items()}
+    return held, {"site": PRE if signed else POST}
 
 
 READERS: dict[str, tuple[str, Callable[[Path], tuple[Held, Mapping[str, object]]]]] = {
@@ -115,7 +142,9 @@ def _key(key: object) -> int | str:
 def _array(held: object) -> np.ndarray | float:
     import torch
 
-    if isinstance(held, torch.Tensor) and not held.is_complex():
+    if isinstance(held, torch.Tensor):
+        if held.is_complex():
+            raise ValueError("it holds complex numbers")
         held = held.detach().double().numpy()
     if not isinstance(held, np.ndarray | np.generic) or held.dtype.kind not in "biuf":
         raise ValueError(f"it holds a {type(held).__name__}, not a tensor of numbers")
@@ -128,7 +157,9 @@ def _listed(values: list[Held]) -> Held:
     if values and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return np.array(values, np.float64)
     shapes = {v.shape for v in values if isinstance(v, np.ndarray)}
-    if len(shapes) == 1 and all(v is None or isinstance(v, np.ndarray) for v in values):
+    # Lists of tables are no positions: steps of a training, or one for each of many things.
+    flat = all(len(shape) == 1 or set(shape[:-1]) == {1} for shape in shapes)
+    if len(shapes) == 1 and flat and all(v is None or isinstance(v, np.ndarray) for v in values):
         return np.stack([np.full(*shapes, np.nan) if v is None else v for v in values])
     return values
 

@@ -3,25 +3,26 @@ they were read, and how that is known."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from refusal_nn.errors import InputError
+from refusal_nn.plain_text import visible
 from refusal_nn.vector_names import POST, PRE
 
 ASSUMED = "assumed"
-# Formats whose numbers count what leaves a block: llama.cpp's and repeng's, activation-steering's.
-POST_BY_FORMAT = (".gguf", ".svec")
+# Rounding of a difference that is 0, as a share of the others' length.
+ROUNDING = 1e-4
 
 
-@dataclasses.dataclass(frozen=True)
-class Vectors:
+class Vectors(NamedTuple):
     """rows: (pos, row, d_model) float64, 0 where a layer has no direction. layers: the layer of
-    each row; empty for one direction of no layer, and for a basis. positions: negative, from the
-    end; empty where the file does not tell them. site: resid_pre or resid_post, the stream before
-    or after block i; known: how that is known, in words. name: the file's."""
+    each row; empty for one direction of no layer, and for a basis; counted: by place in the file.
+    positions: negative, from the end; empty where the file does not tell them. site: resid_pre or
+    resid_post, the stream before or after block i; known: how that is known, in words. part: what
+    the file calls them, if it holds more. name: the file's."""
 
     rows: np.ndarray
     layers: tuple[int, ...] = ()
@@ -29,6 +30,9 @@ class Vectors:
     site: str = ""
     is_basis: bool = False
     known: str = "the file says so"
+    counted: bool = False
+    assumed_positions: bool = False
+    part: str = ""
     name: str = ""
 
     def at_position(self, position: int | None = None) -> tuple[np.ndarray, int | None]:
@@ -59,29 +63,36 @@ class Vectors:
 
     def said(self) -> str:
         """What the file was taken for, in words."""
+        part = f"its {visible(self.part)[:80]}, " if self.part else ""
         if self.is_basis:
-            return f"a basis of rank {self.rows.shape[1]}"
+            return f"{part}a basis of rank {self.rows.shape[1]}"
         if not self.layers:
-            return "one direction, of no layer"
+            return f"{part}one direction, of no layer"
         first, final = min(self.layers), max(self.layers)
-        words = f"layers {first} to {final}" if first != final else f"layer {first}"
-        if first != final and final - first >= len(self.layers):
+        words = f"{part}layers {first} to {final}" if first != final else f"{part}layer {first}"
+        if final - first >= len(self.layers):
             words += f" ({len(self.layers)} of them)"
-        positions = ", ".join(map(str, self.positions))
-        if positions:
+        words += " (numbered by place)" if self.counted else ""
+        if self.positions:
+            positions = ", ".join(map(str, self.positions))
             words += f", position{'s' * (len(self.positions) > 1)} {positions}"
+            words += f" ({ASSUMED})" if self.assumed_positions else ""
         return f"{words}, {self.site} ({self.known})"
 
 
 def checked(found: Vectors, path: Path) -> Vectors:
     """With its site. Raises InputError where the numbers are no directions."""
-    if not np.isfinite(found.rows).all() or not found.rows.any():
-        raise InputError(f"{path}: the directions are not finite, or all zero")
-    found = dataclasses.replace(found, name=str(path))
+    for fault, words in (
+        (np.isfinite(found.rows).all(), "not finite"),
+        (found.rows.any(), "all zero"),
+    ):
+        if not fault:
+            raise InputError(f"{path}: the directions are {words}")
+    found = found._replace(name=str(path))
     if found.site or not found.layers:
         return found
-    site, known = _assumed(found, path.suffix.lower())
-    return dataclasses.replace(found, site=site, known=known)
+    site, known = _assumed(found)
+    return found._replace(site=site, known=known)
 
 
 def of_hidden_states(found: Vectors, n_layers: int) -> Vectors:
@@ -89,16 +100,15 @@ def of_hidden_states(found: Vectors, n_layers: int) -> Vectors:
     the model has layers: hidden_states, the embedding first."""
     assumed = found.known.startswith(ASSUMED)
     if assumed and found.layers == tuple(range(n_layers + 1)):
-        return dataclasses.replace(found, site=PRE, known="one row more than layers: hidden_states")
+        return found._replace(site=PRE, known="one row more than layers: hidden_states")
     return found
 
 
-def _assumed(found: Vectors, suffix: str) -> tuple[str, str]:
+def _assumed(found: Vectors) -> tuple[str, str]:
     """Where directions were read whose file does not say: at a token of the template, what enters
     block 0 is the same for every prompt, so that a difference in means is 0 there."""
-    if suffix in POST_BY_FORMAT:
-        return POST, "as its format has it"
-    there = dict(zip(found.layers, found.rows.any((0, 2)), strict=True))
+    lengths = np.linalg.norm(found.rows, axis=-1).max(0)
+    there = dict(zip(found.layers, lengths > ROUNDING * np.median(lengths), strict=True))
     if 0 in there:
         site, has = (POST, "one") if there[0] else (PRE, "none")
         return site, f"{ASSUMED}: layer 0 has {has}"

@@ -1,6 +1,7 @@
 """The forms in which directions are published: layers, site and positions are what the file says,
 what it does not say is not claimed, and what cannot be told is refused."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -65,6 +66,49 @@ BY_LAYER = {
     "a hook and one vector": (
         {"hook_name": "blocks.5.hook_resid_post", "v": ROWS[5]},
         (5,),
+        "resid_post",
+    ),
+    "layer-3": (keyed("layer-{}"), ALL, None),
+    "layers[3]": (keyed("model.layers[{}]"), ALL, None),
+    "an output": (keyed("model.layers.{}.output"), ALL, "resid_post"),
+    "a block's input": (keyed("layer.{}.comp.block_input"), ALL, "resid_pre"),
+    "resid-pre": (keyed("blocks.{}.resid-pre"), ALL, "resid_pre"),
+    "3_resid_post": (keyed("{}_resid_post"), ALL, "resid_post"),
+    "hookName": ({"hookName": "blocks.5.hook_resid_post", "vector": ROWS[5]}, (5,), "resid_post"),
+    "layer and hook in one": ({"layer": "5-resid-pre-x", "vector": ROWS[5]}, (5,), "resid_pre"),
+    "layerNumber": ({"layerNumber": 5, "hookType": "resid-pre", "v": ROWS[5]}, (5,), "resid_pre"),
+    "pairs by merit": ({"directions": [(3, ROWS[3], 9.0), (1, ROWS[1], 8.0)]}, (1, 3), None),
+    "pairs of hooks": ([("blocks.5.hook_resid_pre", ROWS[5])], (5,), "resid_pre"),
+    "layers as text": ({"v": ROWS[2:5], "layers": "[2, 3, 4]"}, (2, 3, 4), None),
+    "layers as text, bare": ({"v": ROWS[2:5], "layer_indices": "2,3,4"}, (2, 3, 4), None),
+    "layers under another name": (
+        {"v": ROWS[2:5], "extraction_layers": [2, 3, 4]},
+        (2, 3, 4),
+        None,
+    ),
+    "names of layers": (
+        {
+            "layer_0": ROWS[3],
+            "layer_1": ROWS[4],
+            "layer_names": ["model.layers.3", "model.layers.4"],
+        },
+        (3, 4),
+        None,
+    ),
+    "a unit beside it": (
+        {"direction": ROWS[5], "direction_unit": ROWS[5] / 9, "layer": 5},
+        (5,),
+        None,
+    ),
+    "their mean beside them": (
+        {"directions": dict(enumerate(ROWS)), "mean_direction": ROWS.mean(0)},
+        ALL,
+        None,
+    ),
+    "arrays of numpy": ({"directions": ROWS.numpy()}, ALL, None),
+    "steered modules": (
+        {f"layers.{i}": {"steering_vector": ROWS[i], "action": "add"} for i in (1, 2)},
+        (1, 2),
         "resid_post",
     ),
     "numbers beside it": ({"directions": ROWS, "norms": ROWS.norm(dim=1)}, ALL, None),
@@ -154,7 +198,12 @@ def test_one_direction_is_of_no_layer_where_none_is_named(saved, form):
 
 
 PARTS = ["model.layers.{}.mlp.down_proj", "model.layers.{}.self_attn.o_proj", "blocks.{}.ln1.hook"]
-PARTS += ["blocks.{}.hook_attn_out", "blocks.{}.hook_resid_mid", "layers.{}.input_layernorm"]
+PARTS += [
+    "blocks.{}.hook_mlp_in",
+    "blocks.{}.hook_attn_out",
+    "blocks.{}.hook_resid_mid",
+    "layers.{}.input_layernorm",
+]
 
 
 @pytest.mark.parametrize("form", PARTS)
@@ -177,6 +226,24 @@ UNTOLD = {
     "negative layers": ({"v": ROWS[:2], "layers": [-1, -2]}, "count from 0"),
     "a layer beyond belief": ({10**8: ROWS[0], 1: ROWS[1]}, "count from 0"),
     "four axes": (torch.randn(2, 3, 4, 5), "has the shape"),
+    "lists that differ": (
+        {"v": ROWS[:2], "some_layers": [1, 2], "other_layers": [3, 4]},
+        "name different layers",
+    ),
+    "names against a list": (
+        {"layer_2": ROWS[0], "layer_5": ROWS[1], "layers": [3, 4]},
+        "different",
+    ),
+    "layers from elsewhere": ({"v": ROWS, "start_layer": 10}, "not counted from 0"),
+    "negative names": ({"layer_-1": ROWS[0], "layer_-2": ROWS[1]}, "count from 0"),
+    "the third direction": ({"direction_1": ROWS[0], "direction_2": ROWS[1]}, "which layers"),
+    "a basis a layer": (torch.linalg.qr(torch.randn(LAYERS, 24, 3))[0].mT, "a basis for each"),
+    "bases": ({"bases": TABLE}, "a basis for each"),
+    "tables of many tags": ({"directions": [TABLE[0], TABLE[1]]}, "several tensors"),
+    "many prompts": (torch.randn(64, 32, 128), "positions are at most 16"),
+    "a projection": (torch.randn(24, 24), "is a matrix"),
+    "a probe of two classes": ({"weight": ROWS[:2], "bias": torch.zeros(2)}, "is a matrix"),
+    "two means": ({"refusal": ROWS, "comply": ROWS + 1}, "several tensors"),
     "texts": ({"model": "x"}, "no vector"),
     "numbers": ({0: 1.0}, "no vector"),
     "nothing": ({}, "no vector"),
@@ -225,7 +292,21 @@ def test_positions_are_claimed_only_where_there_are_several_or_the_file_tells_th
         read_vectors(saved(ROWS)).at_position(-1)
 
 
-def written(path, suffix):
+@contextlib.contextmanager
+def control_vector(path, signed=False, kind="controlvector"):
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, kind)
+    count = writer.add_int32 if signed else writer.add_uint32
+    count("controlvector.layer_count", LAYERS)
+    yield writer
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def written(path, suffix, signed=False):
     """The same directions of layers 1 to 6 in each format."""
     rows, name = ROWS[1:].double().numpy(), path / f"vectors{suffix}"
     named = {str(i): row for i, row in enumerate(rows, 1)}
@@ -236,15 +317,9 @@ def written(path, suffix):
     elif suffix == ".npz":
         np.savez(name, **named, model=np.array("x"))
     elif suffix == ".gguf":
-        from gguf import GGUFWriter
-
-        writer = GGUFWriter(name, "controlvector")
-        for i, row in named.items():
-            writer.add_tensor(f"direction.{i}", row.astype(np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        with control_vector(name, signed) as writer:
+            for i, row in named.items():
+                writer.add_tensor(f"direction.{i}", row.astype(np.float32))
     else:
         held = {"directions": {i: row.tolist() for i, row in named.items()}, "model_type": "llama"}
         name.write_text(json.dumps(held))
@@ -259,7 +334,7 @@ def test_the_same_directions_are_read_from_every_format(tmp_path, suffix):
     found = read_vectors(written(tmp_path, suffix))
     assert found.layers == ALL[1:]
     np.testing.assert_allclose(found.rows[0], ROWS[1:].double(), rtol=1e-6)
-    assert found.site == ("resid_post" if suffix in (".gguf", ".svec") else "resid_pre")
+    assert found.site == ("resid_post" if suffix in (".gguf", ".json", ".svec") else "resid_pre")
 
 
 def test_an_array_of_numpy_is_a_table(tmp_path):
@@ -290,6 +365,56 @@ def test_a_cut_file_of_torchs_older_format_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(said.value)
 
 
+@pytest.mark.parametrize(("signed", "site"), [(True, "resid_pre"), (False, "resid_post")])
+def test_control_vectors_of_llama_cpp_number_the_same_place_one_higher(tmp_path, signed, site):
+    """Its count of layers has a sign, repeng's has none."""
+    path = written(tmp_path, ".gguf", signed)
+    found = read_vectors(path)
+    assert (found.layers, found.site) == (ALL[1:], site)
+
+
+def test_packed_control_vectors_are_refused_by_the_name_of_their_kind(tmp_path):
+    from gguf import GGMLQuantizationType, quants
+
+    path = written(tmp_path, ".gguf")
+    rows = np.random.default_rng(0).standard_normal((1, 256)).astype(np.float32)
+    packed = quants.quantize(rows, GGMLQuantizationType.Q8_0)
+    with control_vector(path) as writer:
+        writer.add_tensor("direction.1", packed, raw_dtype=GGMLQuantizationType.Q8_0)
+    with pytest.raises(InputError, match="Q8_0"):
+        read_vectors(path)
+
+
+def test_a_number_in_a_files_name_is_the_layer_of_its_one_direction(saved):
+    assert read_vectors(saved(ROWS[0], "vec_layer_13_model.pt")).layers == (13,)
+    assert read_vectors(saved(ROWS, "layer_3.pt")).layers == ALL
+
+
+def test_rounding_at_layer_0_is_no_direction(saved):
+    held = torch.cat([1e-9 * ROWS[:1], ROWS[1:]])
+    assert read_vectors(saved(held)).site == "resid_pre"
+
+
+def test_what_was_taken_by_place_or_out_of_several_is_said(saved):
+    assert "(numbered by place)" in read_vectors(saved(ROWS)).said()
+    assert "(assumed)" in read_vectors(saved(TABLE)).said()
+    assert "its directions, " in read_vectors(saved({"directions": ROWS, "other": ROWS})).said()
+    told = read_vectors(saved({"v": ROWS[:2], "layers": [3, 9], "site": "resid_pre"}))
+    assert told.said() == "layers 3 to 9 (2 of them), resid_pre (the file says so)"
+
+
+def test_rows_by_place_must_be_as_many_as_the_layers_of_the_model(saved):
+    with pytest.raises(InputError, match="of which are they"):
+        against.read(str(saved(ROWS)), WIDTH, LAYERS + 5)
+
+
+def test_a_name_in_a_file_cannot_forge_a_line(saved):
+    with pytest.raises(InputError) as said:
+        read_vectors(saved({"a\nerror: b\x1b[2J": ROWS, "c": ROWS + 1}))
+    assert "\n" not in str(said.value)
+    assert "\x1b" not in str(said.value)
+
+
 def test_objects_in_numpys_files_are_refused_unread(tmp_path):
     np.save(tmp_path / "v.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="numpy arrays"):
@@ -297,16 +422,18 @@ def test_objects_in_numpys_files_are_refused_unread(tmp_path):
 
 
 def test_a_model_in_gguf_is_no_control_vector(tmp_path):
-    from gguf import GGUFWriter
-
-    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
-    writer.add_tensor("blk.0.attn_q.weight", ROWS.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    with control_vector(tmp_path / "m.gguf", kind="llama") as writer:
+        writer.add_tensor("blk.0.attn_q.weight", ROWS.numpy())
     with pytest.raises(InputError, match="no control vector"):
         read_vectors(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("row", [[1, None, 3], [True, 2, 3]])
+def test_a_row_of_json_that_is_not_all_numbers_is_refused(tmp_path, row):
+    rows = [row * 8, [1.0, 2.0, 3.0] * 8]
+    (tmp_path / "v.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="numbers and other things"):
+        read_vectors(tmp_path / "v.json")
 
 
 def test_null_in_json_is_a_layer_without_direction(tmp_path):

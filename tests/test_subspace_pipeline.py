@@ -227,7 +227,7 @@ def test_another_runs_basis_gives_angles_as_wide_as_its_rank(one, two, tmp_path)
 
 UNUSABLE = {
     "64 wide, this model 128": {"basis": torch.eye(2, 64)},
-    "not finite, or all zero": {"basis": torch.zeros(2, 128)},
+    "all zero": {"basis": torch.zeros(2, 128)},
     "several tensors, a, b": {"a": torch.ones(2, 128), "b": torch.zeros(2, 128)},
 }
 
