@@ -4,12 +4,15 @@ models fall into two modes. `make compare MODELS="a b"` builds what is missing f
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import causes, cli, report_origin, similarity, subspace, sweep
-from refusal_nn.errors import Incomplete, RefusalNNError
-from refusal_nn.names import safe_name
+from refusal_nn.errors import Incomplete, InputError, RefusalNNError
+from refusal_nn.names import adapter_file, is_file, is_folder, safe_name, user_path
 
 if TYPE_CHECKING:
     from refusal_nn.comparison import Measured
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 NAME = "compare"
 STAGES = (similarity, sweep, subspace)
 LOG = "chain.log"  # what make wrote to stderr while it built a model's stages
+# As make says of a recipe that failed; what it then deletes is no reason.
+ENDED = re.compile(r"make\S*: \*\*\* (?!Deleting file)(?:\[(?:\S+:\d+: )?(.*)\] )?(.+)")
+KILLED = ("Killed", "Error 137")
+PICTURES = ("compare.png", "heatmaps.png")
 
 
 def settings(args: argparse.Namespace) -> cli.Settings:
@@ -30,13 +37,18 @@ def settings(args: argparse.Namespace) -> cli.Settings:
 def compute(args: argparse.Namespace) -> None:
     """The table, the page and the cosines, from what is finished."""
     from refusal_nn import compare_page, comparison, files
+    from refusal_nn.comparison import OURS
     from refusal_nn.published_rates import CROSS_MODEL
+    from refusal_nn.verdicts import YES
 
     models = [_measured(args, name) for name in _models(args)]
     rows = comparison.table(models)
-    of = {comparison.OURS: "This run", CROSS_MODEL: f"As published ({CROSS_MODEL})"}
-    found = {source: comparison.found_modes(rows, source) for source in of}
-    said = [comparison.statement(found[source], words) for source, words in of.items()]
+    ours, theirs = (comparison.found_modes(rows, source) for source in (OURS, CROSS_MODEL))
+    yes = {row["model"] for row in rows if row["source"] == OURS and row["verdict"] == YES}
+    said = [
+        comparison.statement(ours, "This run", yes),
+        comparison.statement(theirs, f"As published ({CROSS_MODEL})"),
+    ]
     with _stage(args).run(settings(args)) as run:
         files.write_csv(run.folder / "compare.csv", rows)
         files.write_text(run.folder / "compare.md", compare_page.page(rows, said, _command(args)))
@@ -44,7 +56,7 @@ def compute(args: argparse.Namespace) -> None:
         nan_free = {k: [[None if x != x else x for x in r] for r in c] for k, c in cosines.items()}
         files.write_json(run.folder / "cosines.json", nan_free)
         summary = {"models": _models(args), "statements": said}
-        summary |= {"modes": {source: m._asdict() for source, m in found.items()}}
+        summary |= {"modes": {OURS: ours._asdict(), CROSS_MODEL: theirs._asdict()}}
         run.finish(summary, {})
 
 
@@ -59,6 +71,30 @@ def _models(args: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(args.models.split()))
 
 
+def _require_distinct(names: Sequence[str]) -> None:
+    """Raises InputError where two names mean the same weights, which would count twice."""
+    seen: dict[str, str] = {}
+    for name in names:
+        first = seen.setdefault(_weights(_hub_id(name)), name)
+        if first != name:
+            raise InputError(f"MODELS: {first} and {name} are the same model; leave one out")
+
+
+def _weights(hub_id: str) -> str:
+    """What tells weights apart: the place of a file or folder, else a Hub id in any letters."""
+    path = user_path(hub_id)
+    # An organism that is not bundled fails in its chain, and is a line.
+    with contextlib.suppress(InputError):
+        path = adapter_file(hub_id) or path
+    return str(path.resolve()) if is_file(path) or is_folder(path) else hub_id.lower()
+
+
+def _hub_id(name: str) -> str:
+    from refusal_nn.models import MODELS
+
+    return MODELS[name].repo if name in MODELS else name
+
+
 def _stage(args: argparse.Namespace) -> Stage:
     from refusal_nn.runs import Stage
 
@@ -69,9 +105,8 @@ def _measured(args: argparse.Namespace, name: str) -> Measured:
     """A model's finished stages of these settings, or why there are none."""
     from refusal_nn import files
     from refusal_nn.comparison import Measured, full_cosine
-    from refusal_nn.models import MODELS
 
-    hub_id = MODELS[name].repo if name in MODELS else name
+    hub_id = _hub_id(name)
     one = argparse.Namespace(**vars(args) | {"model": name})
     try:
         done = {stage.NAME: cli.stage(one, stage.NAME) for stage in STAGES}
@@ -88,15 +123,20 @@ def _measured(args: argparse.Namespace, name: str) -> Measured:
 
 
 def _why(folder: Path, name: str) -> str:
-    """The error of the chain that make ran last, or what to run."""
+    """The error of the chain that make ran last, else how it ended, else what to run."""
     log = folder / LOG
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    said = [line for line in lines if line.strip() and not line.startswith("make")]
-    errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-    found = errors or said
-    return (
-        found[-1] if found else f'no finished run of these settings: make compare MODELS="{name}"'
-    )
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    ends = [(i, found) for i, line in enumerate(lines) if (found := ENDED.match(line))]
+    if errors or not ends:
+        return [f'no finished run of these settings: make compare MODELS="{name}"', *errors][-1]
+    last, (made, how) = ends[-1][0], ends[-1][1].groups()
+    where = f"{how} while it made {made}" if made else how
+    if how.startswith(KILLED):
+        return f"{where}; memory may have run out"
+    # A fault of this program ends in a traceback, whose last line names it.
+    said = [x for x in lines[:last] if x.strip() and not x.startswith("make")]
+    return f"{where}, after: {said[-1]}" if said else where
 
 
 def draw(args: argparse.Namespace) -> None:
@@ -107,11 +147,15 @@ def draw(args: argparse.Namespace) -> None:
 
     done, folder = _stage(args), args.figures / NAME
     rows = files.read_csv(done.artefact("compare.csv"))
-    figures.save(compare_figures.rates(rows), folder / "compare.png")
+    rates, heatmaps = (folder / name for name in PICTURES)
+    figures.save(compare_figures.rates(rows), rates)
     cosines = files.read_json(done.artefact("cosines.json"))
     arrays = {name: np.array(cosine, dtype=float) for name, cosine in cosines.items()}
     if arrays:
-        figures.save(compare_figures.heatmaps(arrays), folder / "heatmaps.png")
+        figures.save(compare_figures.heatmaps(arrays), heatmaps)
+    else:  # of an earlier comparison
+        for suffix in (".png", ".svg"):
+            heatmaps.with_suffix(suffix).unlink(missing_ok=True)
     files.write_json(folder / f"{NAME}.json", {"from": str(done.folder)})
 
 
@@ -130,7 +174,10 @@ def show(args: argparse.Namespace) -> None:
         console.say(f"{row['model']} failed: {row['notes']}")
     for line in files.read_json(done.summary)["statements"]:
         console.say(line)
-    console.say(f"wrote {done.folder} (compare.md, compare.csv) and {args.figures / NAME}")
+    folder = args.figures / NAME
+    drawn = ", ".join(name for name in PICTURES if (folder / name).is_file())
+    pictures = f" and {folder} ({drawn})" if drawn else ""
+    console.say(f"wrote {done.folder} (compare.md, compare.csv){pictures}")
     if failed:
         asked = len(files.read_json(done.summary)["models"])
         raise Incomplete(
@@ -143,6 +190,8 @@ def main() -> None:
     p = causes.parser(NAME, __doc__)
     p.add_argument("--models", default="", help="models in the table, separated by spaces")
     args = p.parse_args()
+    if not (args.draw or args.show):
+        _require_distinct(_models(args))
     cli.dispatch(args, NAME, settings(args), compute=compute, draw=draw, show=show)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments import console
 from experiments.cells import estimate_cell
+from refusal_nn.estimates import p_in_words
 from refusal_nn.files import read_csv, read_json
 
 Row = Mapping[str, object]
@@ -49,7 +50,7 @@ def layer_table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[object
             f"{r['cohens_d']:.2f}",
             f"{r['cohens_d_crossfit']:.2f} [{r['d_low']:.2f}, {r['d_high']:.2f}]",
             f"{r['auroc_crossfit']:.2f} [{r['auroc_low']:.2f}, {r['auroc_high']:.2f}]",
-            f"{r['p_familywise']:.4f}",
+            p_in_words(r["p_familywise"], 4).removeprefix("= "),
             f"{r['overlap_count']}/{r['overlap_range']}/{r['overlap_range_crossfit']}",
             "yes" if r["valid"] else "no",
             "yes" if r["valid_in_sample"] else "no",

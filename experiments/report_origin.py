@@ -86,8 +86,8 @@ def conflicts(
 def command(target: str, args: argparse.Namespace, asked: Mapping[str, object]) -> str:
     """The line that makes a target with these settings; what is default goes without saying."""
     usual = vars(causes.parser("report", "").parse_args([])) | DEFAULTS
-    models = getattr(args, "models", "")
-    given = {"MODELS": models} if models else {"MODEL": args.model}
+    name, value = ("MODELS", args.models) if hasattr(args, "models") else ("MODEL", args.model)
+    given = {name: value} if value else {}
     for name in VARIABLES:
         if name in asked and _text(asked[name]) != _text(usual[name]):
             given[name.upper()] = _text(asked[name])

@@ -9,16 +9,20 @@ from refusal_nn import modes
 from refusal_nn.agreement import kappa_in_words
 from refusal_nn.comparison import FAILED, OURS, differences, method_rows, rate_of
 from refusal_nn.estimates import Estimate
+from refusal_nn.plain_text import visible
 
 Row = Mapping[str, object]
-HEAD = ("model", "source", "single direction sufficient?", "peak compliance [95 %]", "judge")
+# Of the one study a peak over layers, of ours and the other's not.
+HEAD = ("model", "source", "single direction sufficient?", "compliance under one direction [95 %]")
+HEAD += ("judge",)
 OURS_HEAD = ("model", "place", "second judge [95 %]", "kappa [95 %]", "refused untouched [95 %]")
 MARKS = frozenset("\\`*_|<>[]")
 OURS_HEAD += ("KL (nats)", "over random directions [95 %]", "rank", "late-half cosine", "rule")
 
 
 def page(rows: Sequence[Row], statements: Sequence[str], command: str) -> str:
-    """Markdown; what comes from outside stands in cells that cannot break the table."""
+    """Markdown; what comes from outside stands in cells or in a block of code, and cannot break
+    out."""
     ours = [row for row in rows if row["source"] == OURS and row["verdict"] != FAILED]
     failed = [row for row in rows if row["verdict"] == FAILED]
     parts = ["# Refusal across models", *statements]
@@ -30,9 +34,9 @@ def page(rows: Sequence[Row], statements: Sequence[str], command: str) -> str:
     if ours:
         parts += ["## This run, in full", _table(OURS_HEAD, [_full(row) for row in ours])]
         parts += [
-            "Place: layer, position, strength of the direction that was best on val. Late-half "
-            "cosine: mean between directions of the later half of the layers, at equal relative "
-            "depth in all models."
+            "Place: layer, position, strength of the direction that was best on val. Kappa: of "
+            "the rules and that second judge. Late-half cosine: mean between directions of the "
+            "later half of the layers, at equal relative depth in all models."
         ]
     if found := differences(rows):
         cells = [(d["model"], _points(d["difference"]), d["published"].percent()) for d in found]
@@ -44,7 +48,7 @@ def page(rows: Sequence[Row], statements: Sequence[str], command: str) -> str:
         parts += ["## Not measured", _table(("model", "why"), cells)]
     parts += ["## What each rate is of", _table(("source", "rate"), method_rows())]
     parts += [f"The test of two modes: {_one_line(modes.two_modes.__doc__)}"]
-    parts += [f"Made by `{command}`; every number stands in compare.csv."]
+    parts += ["Every number stands in compare.csv. Made by", _code(command)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,3 +108,8 @@ def _cell(value: object) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _code(text: str) -> str:
+    """An indented block of one line, which nothing in the text can end."""
+    return "    " + visible(text).replace("\n", "\\n")

@@ -3,14 +3,15 @@ relative depth, and the page. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from refusal_nn import modes
 from refusal_nn.agreement import unpaired_rate_difference
-from refusal_nn.estimates import Estimate
+from refusal_nn.estimates import Estimate, p_in_words
+from refusal_nn.plain_text import visible
 from refusal_nn.published_rates import CROSS_MODEL, PUBLISHED, STUDIES, of_model, of_study
 from refusal_nn.verdicts import UNTESTABLE
 
@@ -23,7 +24,11 @@ ESTIMATES = ("second_compliance", "judges_kappa", "baseline_refusal", "over_cont
 COLUMNS += tuple(f"{name}{end}" for name in ESTIMATES for end in ("", "_low", "_high", "_n"))
 COLUMNS += ("kl", "layer", "pos", "alpha", "rank", "rank_version")
 COLUMNS += ("late_half_cosine", "said", "notes")
-SECOND = {"compliance_by_model": "judge model", "compliance_by_logits": "first token"}
+# By the rate that the second judge gave: its name, and its kappa with the rules.
+SECOND = {
+    "compliance_by_model": ("judge model", "model_judge_kappa"),
+    "compliance_by_logits": ("first token", "judges_kappa"),
+}
 
 
 class Measured(NamedTuple):
@@ -42,33 +47,37 @@ def table(models: Sequence[Measured]) -> list[Row]:
     """A row per model and source: ours, then what was published of it; last, what was published of
     models not measured here."""
     seen = {m.hub_id.lower() for m in models}
-    rows = [row for m in models for row in (our_row(m, models), *_published(m.hub_id, m.model))]
+    rows = []
+    for m in models:
+        rows += [our_row(m, models), *_published(m.hub_id, visible(m.model))]
     rest = [p.model for p in PUBLISHED if p.model.lower() not in seen]
     return rows + [row for model in dict.fromkeys(rest) for row in _published(model, "")]
 
 
 def our_row(m: Measured, models: Sequence[Measured]) -> Row:
-    blank = dict.fromkeys(COLUMNS, "") | {"model": m.model, "hub_id": m.hub_id, "source": OURS}
+    name = visible(m.model)
+    blank = dict.fromkeys(COLUMNS, "")
+    blank |= {"model": name, "hub_id": visible(m.hub_id), "source": OURS}
     if m.failed:
-        return blank | {"verdict": FAILED, "notes": m.failed}
+        return blank | {"verdict": FAILED, "notes": visible(m.failed)}
     about, test = m.sweep, m.sweep.get("test") or {}
     found = blank | {
         "verdict": about["verdict"],
         "rule_version": about.get("version", ""),
         "by_rate_only": False,
         "rank": m.subspace.get("label", ""),
-        "late_half_cosine": late_half(at_equal_depth(models)[m.model]),
-        "notes": "; ".join(about["reasons"]),
+        "late_half_cosine": late_half(at_equal_depth(models)[name]),
+        "notes": visible("; ".join(about["reasons"])),
     }
     if not test:
         return found
     found |= {k: about["best"][k] for k in ("layer", "pos", "alpha")}
-    second = next((name for name in SECOND if test.get(name)), "")
-    judge = f"rules; {SECOND[second]}" if second else "rules"
-    found |= _compliance(test["compliance"]) | {"kl": test["kl"], "judge": judge}
-    for name in ESTIMATES:
-        of = test.get(second if name == "second_compliance" else name) or {}
-        found |= {name if k == "value" else f"{name}_{k}": v for k, v in of.items()}
+    second = next(rate for rate in SECOND if test.get(rate))
+    judge, kappa = SECOND[second]
+    found |= _compliance(test["compliance"]) | {"kl": test["kl"], "judge": f"rules; {judge}"}
+    for column in ESTIMATES:
+        of = {"second_compliance": second, "judges_kappa": kappa}.get(column, column)
+        found |= {column if k == "value" else f"{column}_{k}": v for k, v in test[of].items()}
     return found
 
 
@@ -103,12 +112,13 @@ def found_modes(rows: Sequence[Row], source: str) -> modes.Modes:
 
 def differences(rows: Sequence[Row]) -> list[Row]:
     """Ours minus the cross-model study's rate, where both are there: different prompts, judges and
-    denominators, so that a difference is no verdict on either."""
+    denominators, so that a difference is no verdict on either. None for an untestable model."""
     theirs = {model.lower(): row for model, row in of_study(CROSS_MODEL).items()}
     found = []
     for row in rows:
         other, mine = theirs.get(str(row["hub_id"]).lower()), rate_of(row)
-        if row["source"] == OURS and other is not None and mine is not None:
+        asked = row["source"] == OURS and row["verdict"] != UNTESTABLE
+        if asked and other is not None and mine is not None:
             d = unpaired_rate_difference(mine, other.rate)
             found.append({"model": row["model"], "difference": d, "published": other.rate})
     return found
@@ -118,7 +128,7 @@ def at_equal_depth(models: Sequence[Measured]) -> dict[str, np.ndarray]:
     """Each model's cosines at as many layers as the shallowest has, evenly from first to last, so
     that a cell is the same relative depth in all. A deeper model's neighbours are nearer to each
     other: without this it looks more alike."""
-    there = {m.model: m.cosine for m in models if m.cosine is not None}
+    there = {visible(m.model): m.cosine for m in models if m.cosine is not None}
     size = min((len(c) for c in there.values()), default=0)
     found = {}
     for name, cosine in there.items():
@@ -145,21 +155,25 @@ def full_cosine(rows: Sequence[Mapping[str, object]], n_layers: int) -> np.ndarr
     return found
 
 
-def statement(found: modes.Modes, of: str) -> str:
-    """What the test of two modes says of some models, in one line with its numbers."""
-    counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.by_class.items())
+def statement(found: modes.Modes, of: str, yes: Container[str] | None = None) -> str:
+    """What the test of two modes says of some models, in one line with its numbers. yes: models
+    that the whole rule calls YES; None where nothing but their rates is known."""
+    counts = {kind: f"{len(names)} {kind}" for kind, names in found.by_class.items()}
+    if yes is not None:
+        both = sum(name in yes for name in found.by_class[modes.SINGLE])
+        counts[modes.SINGLE] += f" ({both} of them YES by the whole rule)"
     models = sum(map(len, found.by_class.values()))
+    begun = f"{of}: {models} testable; by rate alone {', '.join(counts.values())}."
     if found.verdict == modes.TOO_FEW:
-        least = f"{modes.LEAST_MODELS} are needed"
-        return f"{of}: {models} testable ({counts}). Two modes: {found.verdict}, {least}."
+        return f"{begun} Two modes: {found.verdict}, {modes.LEAST_MODELS} are needed."
     if found.gap > 0:
         touch = f"intervals {100 * found.gap:.0f} points apart"
     else:
         touch = f"intervals overlap by {-100 * found.gap:.0f} points"
     return (
-        f"{of}: {models} testable ({counts}). Two modes: {found.verdict}; the best split, "
-        f"{len(found.low)} low and {len(found.high)} high, explains {100 * found.explained:.0f} % "
-        f"of the variance, p = {found.p:.3f} under one hump, {touch}."
+        f"{begun} Two modes: {found.verdict}; the best split, {len(found.low)} low and "
+        f"{len(found.high)} high, explains {100 * found.explained:.0f} % of the variance, p "
+        f"{p_in_words(found.p, 3)} under one hump, {touch}."
     )
 
 

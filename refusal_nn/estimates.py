@@ -123,3 +123,9 @@ def overlap_range(harmful: np.ndarray, harmless: np.ndarray) -> int:
         return int(((x >= other.min()) & (x <= other.max())).sum())
 
     return inside(harmful, harmless) + inside(harmless, harmful)
+
+
+def p_in_words(p: float, digits: int) -> str:
+    """As `= 0.047`, or `< 0.001` where the digits would not show it."""
+    least = 10.0**-digits
+    return f"< {least:.{digits}f}" if p < least else f"= {p:.{digits}f}"

@@ -20,10 +20,10 @@ SINGLE, DISTRIBUTED, BETWEEN, OPEN = "single direction", "distributed", "between
 
 
 class Modes(NamedTuple):
-    """by_class: models by where their interval lies. low, high: the two groups that the best split
-    gives. explained: the share of the rates' variance between them. gap: lowest lower limit of the
-    high group minus highest upper limit of the low one, above 0 where the intervals separate. p:
-    see two_modes; None for too few models."""
+    """by_class: models by where the interval of their rate lies, whatever their verdict. low, high:
+    the two groups that the best split gives. explained: the share of the rates' variance between
+    them. gap: lowest lower limit of the high group minus highest upper limit of the low one, above
+    0 where the intervals separate. p: see two_modes; None for too few models."""
 
     verdict: str
     by_class: dict[str, list[str]]

@@ -1,19 +1,15 @@
 """The cross-model table: ours beside theirs, equal depth beside equal depth, text kept as text."""
 
-import json
 import re
-import sys
 
 import numpy as np
 import pytest
-from test_make import make
 
-from experiments import compare, subspace
+from experiments import printed
 from refusal_nn import compare_figures, compare_page, comparison
 from refusal_nn.comparison import FAILED, OURS, Measured
-from refusal_nn.errors import Incomplete
 from refusal_nn.estimates import wilson
-from refusal_nn.files import read_csv, read_json, write_csv
+from refusal_nn.files import read_csv, write_csv
 from refusal_nn.published_rates import CROSS_MODEL, PIPELINE, PUBLISHED
 
 QWEN3 = "Qwen/Qwen3-1.7B"
@@ -33,6 +29,7 @@ def measured(name="qwen3", hub_id=QWEN3, complied=50, n=60, layers=12, **more):
         "over_controls": {"value": 0.5, "low": 0.4, "high": 0.6, "n": n},
         "baseline_refusal": wilson(n, n + 5)._asdict(),
         "judges_kappa": {"value": 0.9, "low": 0.8, "high": 1.0, "n": n},
+        "model_judge_kappa": None,
         "kl": 0.05,
     }
     about = {"verdict": "YES", "reasons": ["because"], "version": "1", "test": test}
@@ -50,17 +47,29 @@ def test_our_row_stands_before_what_was_published_of_the_same_model():
     assert len(rows) == 1 + len(PUBLISHED)
 
 
-def test_every_number_of_ours_keeps_the_n_that_it_rests_on():
+def judged_by_model():
+    """Measured beside a judge model that gave no readable label in 19 of 60."""
     made = measured()
-    # A judge model that gave no readable label in 19 of 60.
     made.sweep["test"]["compliance_by_model"] = wilson(40, 41)._asdict()
+    kappa = {"value": 0.5, "low": 0.3, "high": 0.7, "n": 41}
+    made.sweep["test"]["model_judge_kappa"] = kappa
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "judge", "rate", "kappa"),
+    [
+        (measured(), "first token", wilson(49, 60), "0.90 [0.80, 1.00] (n=60)"),
+        (judged_by_model(), "judge model", wilson(40, 41), "0.50 [0.30, 0.70] (n=41)"),
+    ],
+)
+def test_rate_and_kappa_are_of_the_second_judge_that_is_named(made, judge, rate, kappa):
     [row] = [row for row in comparison.table([made]) if row["source"] == OURS]
-    assert (row["judge"], row["second_compliance_n"]) == ("rules; judge model", 41)
+    assert row["judge"] == f"rules; {judge}"
     page = compare_page.page([row], [], "make compare")
     [line] = [x for x in page.splitlines() if x.startswith("| qwen3 | 3, -1, 1.0")]
     cells = [cell.replace("\\", "").strip() for cell in re.split(r"(?<!\\)\|", line)]
-    wanted = [wilson(40, 41).percent(), "0.90 [0.80, 1.00] (n=60)", wilson(60, 65).percent()]
-    assert cells[3:6] == wanted
+    assert cells[3:6] == [rate.percent(), kappa, wilson(60, 65).percent()]
 
 
 def test_a_hub_id_in_other_letters_is_the_same_model():
@@ -84,6 +93,44 @@ def test_a_failed_chain_and_an_untestable_model_are_rows_with_reasons_and_no_rat
     page = compare_page.page(rows, [], "make compare")
     assert "| gone | gated \\| ask |" in page
     assert "few refusals" in page
+
+
+def untestable(name="few", hub_id=QWEN3):
+    """Measured on eleven prompts that were refused: numbers, but the rule cannot be applied."""
+    made = measured(name, hub_id, 10, 11)
+    return made._replace(sweep=made.sweep | {"verdict": "UNTESTABLE"})
+
+
+def test_an_untestable_rate_is_in_no_mode_and_differs_from_no_published_one():
+    rows = comparison.table([untestable()])
+    assert comparison.rate_of(rows[0]).n == 11
+    assert sum(map(len, comparison.found_modes(rows, OURS).by_class.values())) == 0
+    assert comparison.differences(rows) == []
+    assert "Beside the published rate" not in compare_page.page(rows, [], "make compare")
+
+
+def test_the_first_line_says_that_it_is_by_rate_and_how_many_the_whole_rule_calls_yes():
+    leaky = measured("b", "b", 60)
+    leaky = leaky._replace(sweep=leaky.sweep | {"verdict": "UNDETERMINED"})
+    rows = comparison.table([measured("a", "a", 60), leaky, measured("c", "c", 1)])
+    found = comparison.found_modes(rows, OURS)
+    said = comparison.statement(found, "This run", yes={"a"})
+    assert "3 testable; by rate alone 2 single direction (1 of them YES by the whole rule)" in said
+    assert "whole rule" not in comparison.statement(found, "As published")
+
+
+def test_a_p_value_never_reads_0():
+    found = comparison.found_modes(comparison.table([]), CROSS_MODEL)
+    assert "p = 0.047 under one hump" in comparison.statement(found, "x")
+    assert "p < 0.001 under one hump" in comparison.statement(found._replace(p=5e-5), "x")
+    numbers = ("magnitude", "cohens_d", "cohens_d_crossfit", "d_low", "d_high", "auroc_crossfit")
+    row = dict.fromkeys((*numbers, "auroc_low", "auroc_high"), 1.0)
+    row |= dict.fromkeys(("layer", "overlap_count", "overlap_range", "overlap_range_crossfit"), 1)
+    row |= {"valid": True, "valid_in_sample": True}
+    rows = [row | {"p_familywise": p} for p in (1.0, 1 / 1001, 1e-4, 1e-5)]
+    names, cells = printed.layer_table(rows)
+    shown = [of_row[names.index("p (family)")] for of_row in cells]
+    assert shown == ["1.0000", "0.0010", "0.0001", "< 0.0001"]
 
 
 def test_modes_are_tested_on_one_source_at_a_time():
@@ -129,6 +176,16 @@ def test_a_hostile_name_stays_in_its_cell(name):
     assert not re.search(r"(?<!\\)[`<\[](x|img)", page)
 
 
+@pytest.mark.parametrize("value", ["a\nb", "```", "`x`\n\n# y", "\x1b[31m", "\udce9", "\r| z"])
+def test_a_hostile_setting_stays_in_the_one_line_of_the_command(value):
+    page = compare_page.page(comparison.table([]), [], f"make compare SYSTEM='{value}'")
+    *_, blank, line = page.removesuffix("\n").split("\n")
+    assert blank == ""
+    assert line.startswith("    make compare SYSTEM='")
+    assert line.endswith("'")
+    assert line.isprintable()
+
+
 def test_the_table_is_the_same_when_read_back(tmp_path):
     rows = comparison.table([measured()])
     write_csv(tmp_path / "compare.csv", rows)
@@ -145,9 +202,38 @@ def test_the_figures_draw_every_rate_and_every_model(tmp_path):
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[0] == "qwen3"
     assert len(names) == len(set(names))
+    assert not axes.texts
     cosine = {"a": cosines(6), "b": np.full((6, 6), np.nan), "c": cosines(6)}
     figure = compare_figures.heatmaps(cosine)
     assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
+
+
+def test_the_name_of_a_far_folder_is_broken_into_lines_and_loses_no_letter():
+    name = "/home/someone/models/a-folder/of-a-long-name_indeed-with-more"
+    [axes] = compare_figures.rates(comparison.table([measured(name, name)])).axes
+    panel = compare_figures.heatmaps({name: cosines(6)}).axes[0]
+    for text in (axes.get_yticklabels()[0].get_text(), panel.get_title()):
+        assert text.replace("\n", "") == name
+        assert max(map(len, text.split("\n"))) <= compare_figures.LINE
+
+
+def test_an_untestable_rate_is_hollow_and_what_has_no_rate_is_named_beside_its_line():
+    none = {"verdict": "UNTESTABLE", "reasons": ["few refusals"], "best": None}
+    models = [untestable(), Measured("gone", "gone", failed="gated"), measured("b", "b")]
+    rows = comparison.table([*models, measured("none", "none", sweep=none)])
+    figure = compare_figures.rates(rows)
+    [axes] = figure.axes
+    hollow = [x for x in axes.lines if x.get_markerfacecolor() == "white"]
+    [label] = {line.get_label() for line in hollow}
+    assert len(hollow) == 1
+    assert label == "this run: UNTESTABLE"
+    assert label in [text.get_text() for text in figure.legends[0].get_texts()]
+    lines = {
+        x.get_text(): y for x, y in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+    }
+    said = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    wanted = {"this run: FAILED": lines["gone"], "this run: UNTESTABLE": lines["none"]}
+    assert said == wanted
 
 
 def test_every_source_has_a_look_and_a_method():
@@ -155,54 +241,4 @@ def test_every_source_has_a_look_and_a_method():
     assert of_sources == {CROSS_MODEL, PIPELINE}
     assert {(row.study, row.judge) for row in PUBLISHED} < set(compare_figures.LOOKS)
     assert len(comparison.method_rows()) == 1 + len(of_sources)
-
-
-def test_finished_stages_become_a_row_and_other_settings_do_not(tmp_path, monkeypatch, capsys):
-    folders = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures")]
-    options = [*folders, "--n", "40", "--dtype", "float32", "--device", "cpu", "--tokens", "2"]
-
-    def run(module, *more):
-        monkeypatch.setattr(sys, "argv", ["x", *options, *more])
-        module.main()
-
-    run(subspace, "--model", "tiny-llama")
-    from experiments import similarity, sweep
-
-    monkeypatch.setattr(sys, "argv", ["x", *options[:-2], "--model", "tiny-llama"])
-    similarity.main()
-    run(sweep, "--model", "tiny-llama")
-    run(compare, "--models", "tiny-llama")
-    run(compare, "--models", "tiny-llama", "--draw")
-    run(compare, "--models", "tiny-llama", "--show")
-    rows = read_csv(tmp_path / "results" / "compare" / "compare.csv")
-    assert (rows[0]["model"], rows[0]["verdict"]) == ("tiny-llama", "UNTESTABLE")
-    assert isinstance(rows[0]["late_half_cosine"], float)
-    assert (tmp_path / "figures" / "compare" / "heatmaps.png").stat().st_size > 1000
-    assert "Two modes: TOO FEW" in capsys.readouterr().out
-    page = (tmp_path / "results" / "compare" / "compare.md").read_text()
-    command = "make compare MODELS=tiny-llama N=40 DTYPE=float32 DEVICE=cpu TOKENS=2 RESULTS="
-    assert f"Made by `{command}{tmp_path}/results`" in page
-    run(compare, "--models", "tiny-llama", "--seed", "7")
-    with pytest.raises(Incomplete, match=r"^1 of 1 models failed: tiny-llama; the table is of"):
-        run(compare, "--models", "tiny-llama", "--seed", "7", "--show")
-    [row] = [r for r in read_csv(tmp_path / "results/compare/compare.csv") if r["source"] == OURS]
-    assert row["verdict"] == FAILED
-    assert 'make compare MODELS="tiny-llama"' in row["notes"]
-
-
-def test_make_builds_each_chain_and_says_why_one_failed(tmp_path):
-    done = make("compare", tmp_path / "results", MODELS="nosuch organism-77")
-    assert done.returncode == 2
-    assert "error: 2 of 2 models failed: nosuch, organism-77; the table is of" in done.stderr
-    assert "Error 9" in done.stderr
-    assert "nosuch failed: unknown model 'nosuch'" in done.stdout
-    rows = read_csv(tmp_path / "results" / "compare" / "compare.csv")[:2]
-    assert [row["verdict"] for row in rows] == [FAILED, FAILED]
-    assert rows[0]["notes"].startswith("unknown model 'nosuch'; choose one of smollm2")
-    assert rows[1]["notes"].startswith("organism-77 is not bundled")
-    assert "going on without nosuch" in done.stderr
-    page = (tmp_path / "results" / "compare" / "compare.md").read_text()
-    assert page.index("Two modes") < page.index("| model |")
-    summary = read_json(tmp_path / "results" / "compare" / "summary.json")
-    assert summary["modes"][CROSS_MODEL]["verdict"] == "TWO MODES"
-    assert json.dumps(summary).isascii()
+    assert "peak" not in " ".join(compare_page.HEAD)  # it is one of one study's rates alone
