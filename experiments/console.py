@@ -45,11 +45,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """One table of words, left-aligned and wrapped to the window."""
-    shown = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=_shown(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        shown.add_column(escape(name), no_wrap=not i, overflow="fold")
+        shown.add_column(_shown(name), no_wrap=not i, overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(str(cell)) for cell in row))
+        shown.add_row(*map(_shown, row))
     console.print(shown)
 
 

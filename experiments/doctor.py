@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from experiments import causes, cli
-from refusal_nn.errors import ModelError
+from refusal_nn.errors import ModelError, RefusalNNError
 
 if TYPE_CHECKING:
     from refusal_nn.models import TracedModel
@@ -31,8 +31,24 @@ def compute(args: argparse.Namespace) -> None:
         raise
     parts = (_size(model), _text(args), _prompt(model), _tokens(model), _words(model, args))
     parts += (_tests(model),)
-    _show(f"{args.model}: can be used", [line for part in parts for line in part])
+    _show(_title(model, args), [line for part in parts for line in part])
     console.say("not looked at: whether it refuses at all (`make baseline` does)")
+
+
+def _title(model: TracedModel, args: argparse.Namespace) -> str:
+    """What it can be used for: without a first token of its refusals, for all that scores none."""
+    if any(first is not None for first in _firsts(model, args).values()):
+        return f"{args.model}: can be used"
+    return (
+        f"{args.model}: can be used for validate and similarity only, for no word of REFUSAL_WORDS="
+        f"{','.join(_firsts(model, args))} is one token of its tokenizer"
+    )
+
+
+def _firsts(model: TracedModel, args: argparse.Namespace) -> dict[str, int | None]:
+    """First words of its refusals, or those asked for, each with its token if it is one."""
+    words = causes.words(args) or model.refusal_words
+    return {word: model.template.first_token(word) for word in words}
 
 
 def _show(title: str, lines: list[Line]) -> None:
@@ -64,7 +80,11 @@ def _size(model: TracedModel) -> Iterator[Line]:
 def _precision(model: TracedModel) -> str:
     loss = model.self_test.get("precision")
     if loss:
-        return f"cosine with float32's directions at least {loss['cosine_late']:.4f}, measured"
+        early, late = (f"{loss[f'cosine_{which}']:.4f}" for which in ("early", "late"))
+        return (
+            f"cosine with float32's directions at least {early}, from a quarter of the depth on "
+            f"{late}, measured (n={loss['n']} prompts)"
+        )
     return "exact" if str(model.dtype) == "torch.float32" else "loss against float32 not measured"
 
 
@@ -108,20 +128,22 @@ def _tokens(model: TracedModel) -> Iterator[Line]:
 
 
 def _words(model: TracedModel, args: argparse.Namespace) -> Iterator[Line]:
-    from refusal_nn.models import MODELS, REFUSAL_WORDS
+    from refusal_nn.models import REFUSAL_WORDS, alias_of
 
-    asked = causes.words(args)
     of_row = model.refusal_words != REFUSAL_WORDS
     how = "known of it" if of_row else "a guess; REFUSAL_WORDS= sets them"
-    how = "REFUSAL_WORDS=" if asked else how
-    firsts = {word: model.template.first_token(word) for word in asked or model.refusal_words}
+    how = "REFUSAL_WORDS=" if causes.words(args) else how
+    firsts = _firsts(model, args)
     single = ", ".join(f"{word!r} {first}" for word, first in firsts.items() if first is not None)
     yield "a refusal begins", single or "by none of its words", how
     several = ", ".join(repr(word) for word, first in firsts.items() if first is None)
     if several:
         yield "", f"not used, for they are more than one token: {several}", "tokenizer"
-    if args.model not in MODELS and model.adapter is None:
+    alias = alias_of(args.model)
+    if alias is None and model.adapter is None:
         yield "alias", "none", "no row in MODELS"
+    elif alias not in (None, args.model):
+        yield "alias", alias, "row in MODELS of this repository"
 
 
 def _tests(model: TracedModel) -> Iterator[Line]:
@@ -139,14 +161,18 @@ def _tests(model: TracedModel) -> Iterator[Line]:
 
 
 def _outline(name: str) -> list[Line]:
-    """What can be told without a model that works."""
+    """What can be told without a model that works; of an adapter, of the model that it is for."""
     from refusal_nn import sources
     from refusal_nn.models import FAMILIES
+    from refusal_nn.names import adapter_file
+    from refusal_nn.organisms import read_organism
     from refusal_nn.templates import read_template
 
     try:
-        config, tokenizer = sources.outline(name)
-    except ModelError as error:
+        adapter = adapter_file(name)
+        base = read_organism(adapter).about["base"] if adapter else name
+        config, tokenizer = sources.outline(base)
+    except RefusalNNError as error:
         return [("files", "cannot be read", str(error))]
     known = "row in FAMILIES" if config.model_type in FAMILIES else "no row in FAMILIES"
     depth = getattr(config, "num_hidden_layers", "?")
@@ -157,7 +183,8 @@ def _outline(name: str) -> list[Line]:
         said = ("template", "can be used", ", ".join(template.notes))
     except ModelError as error:
         said = ("template", "cannot be used", str(error))
-    return [("architecture", size, known), said]
+    of = [("adapter", f"of {base}", "its file")] if adapter else []
+    return [*of, ("architecture", size, known), said]
 
 
 def main() -> None:

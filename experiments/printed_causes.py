@@ -74,7 +74,7 @@ def candidate_table(rows: Rows, chosen: tuple[object, object] | None) -> Table:
         )
         for r in rows
     ]
-    return (*columns, "KL (nats)", "norm", "n", ""), cells
+    return (*columns, "KL (nats)", "norm", "n", "mark"), cells
 
 
 def why_none(rows: Rows) -> str:
@@ -134,7 +134,7 @@ def sweep_table(rows: Rows, best: tuple[object, object] | None) -> Table:
         )
         for r in rows
     ]
-    return (*columns, "degenerate", "KL (nats)", "refusal score", ""), cells
+    return (*columns, "degenerate", "KL (nats)", "refusal score", "mark"), cells
 
 
 def _on_test(t: Row) -> list[str]:

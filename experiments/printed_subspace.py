@@ -67,7 +67,7 @@ def rank_table(rows: Rows, found: Row) -> Table:
         )
         for r in sorted(rows, key=lambda row: row["rank"])
     ]
-    return (*columns, "coherence [95 %]", "KL (nats)", ""), cells
+    return (*columns, "coherence [95 %]", "KL (nats)", "mark"), cells
 
 
 def construction_table(rows: Rows, spectrum: Rows, chosen: tuple[object, ...]) -> Table:
@@ -83,7 +83,7 @@ def construction_table(rows: Rows, spectrum: Rows, chosen: tuple[object, ...]) -
         )
         for place in places
     ]
-    return (*PLACE, "effective rank", "smallest k by rate", ""), cells
+    return (*PLACE, "effective rank", "smallest k by rate", "mark"), cells
 
 
 def _least_rank(rows: Rows) -> object:

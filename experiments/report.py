@@ -4,10 +4,15 @@ and what does it rest on? Made of whatever stages are finished; nothing is compu
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from experiments import cli, report_origin
 from refusal_nn.errors import InputError
 from refusal_nn.names import safe_name
+
+if TYPE_CHECKING:
+    from refusal_nn.report import Block
 
 # A stage that is missing: what it would say.
 LACKING = {
@@ -56,19 +61,30 @@ def page(args: argparse.Namespace) -> object:
     drawn = report_sections.Material(
         {"calibrate": calibrated}, args.figures / "calibrate", {"calibrate": "make calibrate"}
     )
-    parts = {name: list(blocks(of)) for name, blocks in report_sections.SECTIONS.items()}
+    parts = {name: _shown(blocks(of)) for name, blocks in report_sections.SECTIONS.items()}
     parts |= {
-        "Controls": list(report_frame.controls(of)),
-        "Is the instrument right? Calibration": list(report_frame.calibration(calibrated, drawn)),
-        "Limits": list(report_frame.limits(of)),
-        "How to cite": list(report_frame.citation(of)),
-        "To reproduce": list(report_frame.reproduction(args, of)),
+        "Controls": _shown(report_frame.controls(of)),
+        "Is the instrument right? Calibration": _shown(report_frame.calibration(calibrated, drawn)),
+        "Limits": _shown(report_frame.limits(of)),
+        "How to cite": _shown(report_frame.citation(of)),
+        "To reproduce": _shown(report_frame.reproduction(args, of)),
     }
     missing = [(words, commands[name]) for name, words in LACKING.items() if name not in stages]
     differing = report_origin.conflicts(stages, report_origin.SUBJECT)
     answer = report_answer.answer(args.model, stages, missing, differing)
     sections = [Section(name, blocks) for name, blocks in parts.items() if blocks]
     return Page(f"Refusal in {args.model}", answer, sections)
+
+
+def _shown(blocks: Iterable[Block]) -> list[Block]:
+    """A section's blocks; where an older version wrote its results without a number, only that."""
+    from refusal_nn.report import Words
+
+    try:
+        return list(blocks)
+    except KeyError as number:
+        said = f"Not shown: an older version, which did not write {number}, made these results."
+        return [Words([f"{said} Run the stage again."])]
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ MEANING = {
     verdicts.PARTIAL: ("ablating one direction removes refusals in part, not enough", "part"),
     verdicts.NO: ("ablating one direction is not enough", "no"),
     verdicts.UNDETERMINED: ("the rule decides neither way", "open"),
-    verdicts.UNTESTABLE: ("there is too little refusal here to test", "open"),
+    verdicts.UNTESTABLE: ("too few prompts are refused, or answered, to test", "open"),
     None: ("no completions under ablation have been made", "open"),
 }
 UNANSWERED = "NOT ANSWERED YET"
 RANKS = {
-    ranks.RANK: "{label} (95 % interval): that many removed, and no fewer, let coherent compliance "
-    "reach 70 % (lower limit)",
+    ranks.RANK: "{label} (95 % interval): with that many dimensions of the chosen basis "
+    "removed, coherent compliance reaches 70 % (lower limit)",
     ranks.NOT_ACCESSIBLE: "{label} dimensions: with none of them is 70 % reached",
 }
 
@@ -60,6 +60,9 @@ def _rank(stages: Mapping[str, Finished]) -> list[str]:
         return []
     found = stages["subspace"].json("verdict")["rank"]
     words = RANKS.get(found["verdict"], "{label}").format(label=found["label"])
+    enough = single(stages).get("verdict") == verdicts.YES
+    if enough and found["verdict"] == ranks.RANK and found["rank"] > 1:
+        words += ". That is of this basis: the single direction is enough by itself"
     if found["verdict"] == ranks.UNDETERMINED:
         by_rate = f"rank {found['rank']} by rate alone; " if found["rank"] else ""
         words += f": {by_rate}{'; '.join(found['reasons'])}"

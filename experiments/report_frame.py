@@ -90,7 +90,8 @@ def _beside(stages: Mapping[str, Finished]) -> Iterator[tuple[str, str, str, str
 
 def _random(of: Row, prompts: int) -> str:
     rate = controls_cell(of["controls_compliance"], prompts)
-    return f"{rate}, {of['controls_n']} completions"
+    # Results of an older version do not say how many completions.
+    return f"{rate}, {of['controls_n']} completions" if "controls_n" in of else rate
 
 
 def _points(found: Mapping[str, float]) -> str:
@@ -134,7 +135,7 @@ def _own_limits(asked: Mapping[str, object]) -> Iterator[str]:
 
 def citation(of: Material) -> Blocks:
     about = list(of.stages.values())[-1].manifest
-    said = (about["packages"]["refusal_nn"], about["git_commit"][:12], about.get("model"))
+    said = (about["packages"]["refusal_nn"], _commit(about), about.get("model"))
     text = "\n".join(CITATION) % (*said, about.get("revision"))
     yield Command(text.splitlines())
     yield Words([METHOD])
@@ -161,7 +162,13 @@ def _short(value: object) -> str:
 
 
 def _when(manifest: Mapping[str, object]) -> tuple[object, ...]:
-    return manifest["finished"], manifest["wall_seconds"], manifest["git_commit"][:12]
+    return manifest["finished"], manifest["wall_seconds"], _commit(manifest)
+
+
+def _commit(manifest: Mapping[str, object]) -> str:
+    """Its first figures, and the + of a modified working tree."""
+    whole = manifest["git_commit"]
+    return whole[:12] + "+" * whole.endswith("+")
 
 
 def _hashes(stages: Mapping[str, Finished]) -> Blocks:

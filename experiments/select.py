@@ -133,12 +133,13 @@ def _write_directions(
     folder: Path, directions: Tensor, origin: causes.Row, model: TracedModel, summary: causes.Row
 ) -> None:
     """directions.safetensors, every layer and position; direction.safetensors, the chosen one."""
-    from refusal_nn.saved_directions import write_directions, write_sites
+    from refusal_nn.saved_directions import adds_positions, write_directions, write_sites
 
     layers, positions = range(len(directions)), range(-directions.shape[1], 0)
     n = {row["class"]: row["used"] for row in summary["counts"] if row["split"] == "fit"}
     about = {"n": n, "fitted_on": "refused harmful and answered harmless prompts"}
-    about |= {"write_sites": write_sites(model), "adapter": model.adapter is not None}
+    about |= {"write_sites": write_sites(model), "adds_positions": adds_positions(model)}
+    about |= {"adapter": model.adapter is not None}
 
     def write(name: str, rows: Tensor, layers: Sequence[int], positions: Sequence[int]) -> None:
         tokens = [model.template.token(pos) for pos in positions]

@@ -92,7 +92,7 @@ def _asked(rows: Rows, label: str) -> str:
 
 def _grid_panel(axes: Axes, rows: Rows, name: str) -> None:
     positions = sorted({row["pos"] for row in rows})
-    shades = np.linspace(0.75, 0, len(positions))  # light green to black: no class's colour
+    shades = np.linspace(0.65, 0, len(positions))  # green to black: no class's colour
     for i, pos in enumerate(positions):
         mine = sorted((r for r in rows if r["pos"] == pos), key=lambda row: row["layer"])
         look = LINE | {"marker": "os^Dv"[i % 5], "color": (0.0, shades[i], shades[i] / 2)}

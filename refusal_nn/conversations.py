@@ -3,7 +3,7 @@ not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,39 @@ from refusal_nn.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Read only by templates that know them: no thinking block (Qwen3, Granite), and no date of today
-# (Llama 3.x), which would give other activations tomorrow. The date is Llama 3.1's own default.
-OPTIONS = {"enable_thinking": False, "thinking": False, "date_string": "26 Jul 2024"}
+# By what name a template reads whether to think, and what says no and yes.
+THINKING = {
+    "enable_thinking": (False, True),  # Qwen3, GLM-4.5, SmolLM3, Hunyuan, Gemma 4
+    "thinking": (False, True),  # Granite 3, DeepSeek-V3.1, Kimi
+    "reasoning": (False, True),  # Command A Reasoning
+    "thinking_budget": (0, 512),  # Seed-OSS: tokens
+}
+# Where there is only a choice of how much (gpt-oss), no value means not at all: it is left alone.
+EFFORTS = ("reasoning_effort", "thinking_effort")
+# What opens a thinking block, and what closes it.
+BLOCKS = (
+    ("<think>", "</think>"),
+    ("<thought>", "</thought>"),  # EXAONE Deep
+    ("[THINK]", "[/THINK]"),  # Magistral
+    ("◁think▷", "◁/think▷"),  # Kimi-VL
+    ("<seed:think>", "</seed:think>"),
+    ("<mm:think>", "</mm:think>"),  # MiniMax-M3
+    ("<think:opensource>", "</think:opensource>"),  # Hunyuan 3
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    ("<|channel>thought", "<channel|>"),  # Gemma 4
+    ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),  # Kimi-K3
+)
+UNTHINKING = "/no_think"  # a system prompt that is a switch (Nemotron)
+# Read only by templates that know them: no thinking, and no date of today (Llama 3.x), which would
+# give other activations tomorrow. The date is Llama 3.1's own default.
+OPTIONS = {name: no for name, (no, _) in THINKING.items()} | {"date_string": "26 Jul 2024"}
 DIRECTIVES = ("%-d", "%-m", "%d", "%b", "%B", "%Y", "%y", "%m", "%a", "%A", "%H", "%M", "%S")
 DEFAULT, NONE = "default", "none"
 # Stand for what people and models say, where a template is looked at.
 ASKED, ANSWERED, ASKED_AGAIN = "QUESTION-1", "ANSWER-1", "QUESTION-2"
+# Who speaks in talks that show what opens a question: some templates refuse two questions running,
+# some end an answer with nothing (GLM-4), or the last one otherwise (gpt-oss).
+TALKS = (("user", "assistant", "user"), ("user", "user"))
 SHOWN = 160  # characters
 
 
@@ -30,12 +56,11 @@ def written(
     system: str = DEFAULT,
     generation: bool = True,
     options: Mapping[str, object] = OPTIONS,
+    roles: Sequence[str] = ("user", "assistant"),
 ) -> str:
-    """A conversation as the template writes it; user and assistant speak in turns."""
+    """A conversation as the template writes it; the roles speak in turns."""
     turns = [{"role": "system", "content": system}] if system not in (DEFAULT, NONE) else []
-    turns += [
-        {"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(said)
-    ]
+    turns += [{"role": roles[i % len(roles)], "content": text} for i, text in enumerate(said)]
     source = tokenizer.get_chat_template()
     if "strftime_now" in source:
         source = _dated(options["date_string"]) + source
@@ -67,37 +92,85 @@ def placed(tokenizer: PreTrainedTokenizerBase, system: str) -> tuple[str | None,
                 "choose default or give a text"
             )
         return "", own
-    try:
-        takes = system.strip() in written(tokenizer, ASKED, system=system)
-    except TemplateError:
-        takes = False
-    if not takes:
+    if not _takes(tokenizer, system):
         raise InputError(
             "SYSTEM=: this model's template takes no system prompt; choose default or none"
         )
     return _before_user(tokenizer, system) or system, ""
 
 
-def _before_user(tokenizer: PreTrainedTokenizerBase, system: str) -> str | None:
-    """What a template writes between the BOS and the user's turn; None where that cannot be
-    told."""
-    bos = tokenizer.bos_token or ""
-    head, asked, _ = written(tokenizer, ASKED, system=system).partition(ASKED)
+def _takes(tokenizer: PreTrainedTokenizerBase, system: str) -> bool:
+    """Whether a system prompt gets into the conversation."""
     try:
-        talk = written(tokenizer, ASKED, ANSWERED, ASKED_AGAIN)
-        ended = written(tokenizer, ASKED, ANSWERED, generation=False)
-    except TemplateError:  # made for one turn
+        text = written(tokenizer, ASKED, system=system)
+    except TemplateError:
+        return False
+    # A switch is obeyed, and left out where it stood (Nemotron).
+    said = system.replace(UNTHINKING, "").strip()
+    return said in text if said else text != written(tokenizer, ASKED)
+
+
+def _before_user(tokenizer: PreTrainedTokenizerBase, system: str) -> str | None:
+    """What a template writes between the start of a conversation and the user's turn; None where
+    that cannot be told."""
+    opening = _opening(tokenizer)
+    head = _head(tokenizer, system)
+    if opening is None or not head.endswith(opening):
         return None
-    between = talk.partition(ANSWERED)[2].partition(ASKED_AGAIN)[0]
-    if between.endswith(head) or between.endswith(head.removeprefix(bos)):
-        return ""
-    # Between two turns stand the end of an answer and the opening of a question.
-    opening = between.removeprefix(ended.partition(ANSWERED)[2])
-    if not asked or opening in ("", between) or not head.endswith(opening):
-        return None
-    own = head.removesuffix(opening)
+    return head.removesuffix(opening).removeprefix(_start(tokenizer, opening))
+
+
+def _head(tokenizer: PreTrainedTokenizerBase, system: str) -> str:
+    """What stands before the first question."""
+    return written(tokenizer, ASKED, system=system).partition(ASKED)[0]
+
+
+def _start(tokenizer: PreTrainedTokenizerBase, opening: str) -> str:
+    """What every conversation starts with: the BOS, or such tokens as GLM-4's [gMASK]<sop>."""
+    bos = tokenizer.bos_token or ""
     # A BOS that begins turns (SmolLM2's <|im_start|>) belongs to the system prompt's turn.
-    return own if bos and opening.startswith(bos) else own.removeprefix(bos)
+    if bos and opening.startswith(bos):
+        return ""
+    before = _head(tokenizer, DEFAULT).removesuffix(opening)
+    ids = tokenizer(before, add_special_tokens=False)["input_ids"]
+    return bos if tokenizer.decode(ids, skip_special_tokens=True).strip() else before
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What opens a question, wherever it stands; None where that cannot be told."""
+    head = _head(tokenizer, DEFAULT)
+    for roles in TALKS:
+        try:
+            end, between = _between(tokenizer, roles)
+        except TemplateError:
+            continue
+        for whole in (head, head.removeprefix(tokenizer.bos_token or "")):
+            if between.endswith(whole):
+                return whole
+        opening = between.removeprefix(end)
+        # That nothing ends a turn is believed of questions: a last answer may be left open.
+        told = between.startswith(end) and (end or "assistant" not in roles)
+        if told and opening and head.endswith(opening):
+            return opening
+    return None
+
+
+def _between(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str]) -> tuple[str, str]:
+    """What ends the turn before the last where it is itself the last, and what stands between the
+    two."""
+    said = (ASKED, ANSWERED, ASKED_AGAIN) if "assistant" in roles else (ASKED, ASKED_AGAIN)
+    end = written(tokenizer, *said[:-1], generation=False, roles=roles).partition(said[-2])[2]
+    talk = written(tokenizer, *said, roles=roles)
+    return end, talk.partition(said[-2])[2].partition(said[-1])[0]
+
+
+def after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands between an answer and the next question; nothing of a template made for one
+    turn."""
+    try:
+        return _between(tokenizer, TALKS[0])[1]
+    except TemplateError:
+        return ""
 
 
 def note(system: str, written: str | None, cut: str) -> str:
@@ -114,15 +187,39 @@ def note(system: str, written: str | None, cut: str) -> str:
     return f"system prompt: the template's own, {shown}" if written else "system prompt: none"
 
 
-def switches(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def switches(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> list[str]:
     """What is fixed that the template would let vary."""
-    text = written(tokenizer, ASKED)
-    notes = []
-    thinking = {"enable_thinking": True, "thinking": True}
-    if written(tokenizer, ASKED, options=OPTIONS | thinking) != text:
-        notes.append("thinking is switched off")
-    elif text.rpartition("<think>")[1] and "</think>" not in text.rpartition("<think>")[2]:
-        notes.append("the template opens a thinking block and has no switch for it")
-    if written(tokenizer, ASKED, options=OPTIONS | {"date_string": "26 Jul 2030"}) != text:
+    text = written(tokenizer, ASKED, system=system)
+    dated = OPTIONS | {"date_string": "26 Jul 2030"}
+    notes = [_thinking(tokenizer, system, text)]
+    if written(tokenizer, ASKED, system=system, options=dated) != text:
         notes.append(f"the template's date is fixed at {OPTIONS['date_string']}")
-    return notes
+    return [note for note in notes if note]
+
+
+def _thinking(tokenizer: PreTrainedTokenizerBase, system: str, text: str) -> str:
+    """Whether the model thinks before it answers, as far as its template says."""
+
+    def varied(options: Mapping[str, object], system: str = system) -> str:
+        try:
+            return written(tokenizer, ASKED, system=system, options=OPTIONS | options)
+        except TemplateError:  # it does not take that
+            return text
+
+    off = varied({name: yes for name, (_, yes) in THINKING.items()}) != text
+    if _thinks(text):
+        if off:
+            return "thinking is switched off, yet the template opens a thinking block"
+        if _thinks(varied({}, UNTHINKING)):
+            return "the template opens a thinking block and has no switch for it"
+        return f"the template opens a thinking block; SYSTEM={UNTHINKING} switches it off"
+    if off:
+        return "thinking is switched off"
+    asked = [name for name in EFFORTS if varied({name: "low"}) != varied({name: "high"})]
+    return f"the template asks for thinking ({asked[0]}) and has no switch for it" if asked else ""
+
+
+def _thinks(text: str) -> bool:
+    """Whether a rendering ends in a thinking block that is open."""
+    tail = text.rpartition(ASKED)[2]
+    return any(tail.rfind(opens) > tail.rfind(closes) for opens, closes in BLOCKS)

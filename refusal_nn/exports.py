@@ -5,6 +5,7 @@ are edited or written: each is applied by its tool at run time."""
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,17 @@ def steered(direction: Direction) -> dict[str, dict[str, object]]:
     _require_plain(direction)
     clamp = {"steering_vector": direction.basis[0].clone(), "steering_coefficient": 0.0}
     clamp |= {"action": "clamp", "bias": None, "head_index": None}
-    return {site: dict(clamp) for site in direction.about["write_sites"]}
+    return {site: dict(clamp) for site in _said(direction, "write_sites")}
+
+
+def _said(direction: Direction, name: str) -> object:
+    """What select wrote beside the direction. Raises InputError where an older version did not."""
+    if name not in direction.about:
+        raise InputError(
+            f"the file of its direction does not say {name}, an older version wrote it: run `make "
+            "select` again"
+        )
+    return direction.about[name]
 
 
 def _require_plain(direction: Direction) -> None:
@@ -49,8 +60,12 @@ def write_steered(path: Path, direction: Direction) -> None:
     readable weights-only."""
     import torch
 
-    with replacing(path) as partial:
-        torch.save(steered(direction), partial)
+    # To memory first: of a disk that refuses, torch says so by a RuntimeError.
+    buffer = io.BytesIO()
+    torch.save(steered(direction), buffer)
+    content = buffer.getvalue()
+    with replacing(path, len(content)) as partial:
+        partial.write_bytes(content)
 
 
 def layer_activations(direction: Direction) -> dict[int, Tensor]:
@@ -70,11 +85,12 @@ def transformer_lens(direction: Direction, n_layers: int) -> dict[str, object]:
     """Hook names of a HookedTransformer loaded by from_pretrained_no_processing (folding and
     centring move the stream): where the direction was read, and every write to ablate it at."""
     _require_plain(direction)
+    begins = ["hook_embed", *(["hook_pos_embed"] if _said(direction, "adds_positions") else [])]
     writes = [f"blocks.{i}.hook_{of}_out" for i in range(n_layers) for of in ("attn", "mlp")]
     return {
         "read_at": f"blocks.{direction.layer}.hook_resid_post",
         "position": direction.pos,
-        "ablate_at": ["hook_embed", *writes],
+        "ablate_at": [*begins, *writes],
         "layers": {i: f"blocks.{i}.hook_resid_post" for i in range(n_layers)},
         "direction": direction.basis[0].tolist(),
         "norm": float(direction.vector.norm()),

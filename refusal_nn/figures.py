@@ -100,7 +100,7 @@ def _distance_panel(axes: Axes, rows: Sequence[Row], spread: Sequence[Row]) -> N
 def _effect_panel(axes: Axes, rows: Sequence[Row]) -> None:
     layers, d = _column(rows, "layer"), _column(rows, "cohens_d_crossfit")
     low, high = _column(rows, "d_low"), _column(rows, "d_high")
-    look = {"ms": 2.5, "color": "#b3b3b3", "label": "in-sample"}
+    look = {"ms": 2.5, "color": "#8a8a8a", "label": "in-sample"}
     axes.plot(layers, _column(rows, "cohens_d"), "o:", **look)
     (line,) = axes.plot(layers, d, "o-", ms=3, color=NEUTRAL, label="cross-fitted")
     name_rows(line, rows, "cohens_d_crossfit", "layer", limits="d_")

@@ -4,15 +4,16 @@ the same figure gives the same bytes. Pure."""
 from __future__ import annotations
 
 import io
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+NEAR = 0.01  # points, of a mark and its point: an SVG rounds
 UNMARKED = ("None", "none", " ", "", None)
 
 
@@ -54,13 +55,30 @@ def _marked(figure: Figure) -> Iterator[Line2D]:
 
 
 def _title(line: Line2D, group: ElementTree.Element | None) -> None:
-    # A line of no points has no group. Points without a place are left out of it, all others,
-    # also outside the axes, are in their order.
-    uses = list(group.iter(f"{{{SVG}}}use")) if group is not None else []
-    placed = np.isfinite(line.get_transform().transform(line.get_xydata())).all(axis=1)
-    words = [text for text, there in zip(_words(line), placed, strict=True) if there]
-    for use, text in zip(uses, words, strict=True):
-        ElementTree.SubElement(use, f"{{{SVG}}}title").text = plain(text)
+    """Give each mark the words of its point. A line of no points has no group.
+
+    Told by their places: off the canvas matplotlib cuts the line between points, which leaves marks
+    out and makes others at the edge, where no point is.
+    """
+    points, following = list(zip(_places(line), _words(line), strict=True)), 0
+    for parent in list(group.iter()) if group is not None else ():
+        for use in parent.findall(f"{{{SVG}}}use"):
+            at = float(use.get("x")), float(use.get("y"))
+            # From the last one on: of two at one place each has its own words.
+            near = (i for i in range(following, len(points)) if math.dist(at, points[i][0]) < NEAR)
+            found = next(near, None)
+            if found is None:
+                parent.remove(use)
+                continue
+            ElementTree.SubElement(use, f"{{{SVG}}}title").text = plain(points[found][1])
+            following = found + 1
+
+
+def _places(line: Line2D) -> list[tuple[float, float]]:
+    """Where the points of its data are drawn, in points from the canvas's upper left corner."""
+    figure = line.figure.figure
+    x, y = 72 / figure.dpi * line.get_transform().transform(line.get_xydata()).T
+    return list(zip(x.tolist(), (72 * figure.get_figheight() - y).tolist(), strict=True))
 
 
 def _words(line: Line2D) -> list[str]:

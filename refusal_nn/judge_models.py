@@ -22,7 +22,7 @@ from refusal_nn import loading, sources
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.judges import LABELS, THOUGHT
 from refusal_nn.models import TracedModel
-from refusal_nn.remedies import explained
+from refusal_nn.remedies import explained, told_if_quantized
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -212,7 +212,7 @@ def _architectures(name: str) -> list[str]:
 
 def _classifier(name: str, device: str) -> ClassifierJudge:
     source, options = sources.located(name)
-    with explained(name, options):
+    with explained(name, options), told_if_quantized(name, source, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         module, info = AutoModelForSequenceClassification.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options

@@ -107,6 +107,12 @@ MODELS = {
 }
 
 
+def alias_of(name: str) -> str | None:
+    """The alias of a model that is called by it or by its Hub repository; None without a row."""
+    by_repo = {spec.repo: alias for alias, spec in MODELS.items()}
+    return name if name in MODELS else by_repo.get(name)
+
+
 @dataclass(frozen=True)
 class TracedModel:
     """A chat model ready to be traced: nnsight's envoy tree, its template and its family.

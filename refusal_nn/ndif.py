@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from refusal_nn import jobs, passes, services, sources
 from refusal_nn.embedded import SHA256
 from refusal_nn.errors import InputError, RemoteFailure
-from refusal_nn.models import MODELS, ModelSpec, TracedModel, family_of
+from refusal_nn.models import MODELS, ModelSpec, TracedModel, alias_of, family_of
 from refusal_nn.names import is_folder, user_path
 from refusal_nn.remedies import explained
 from refusal_nn.templates import read_template, stop_ids
@@ -75,7 +75,7 @@ def connect(
         host, lm.to_model_key(), remote.folder, deadline, told=say, insecure=remote.insecure
     )
     stops = stop_ids(_generation_config(source), template)
-    words = MODELS.get(name, ModelSpec(name)).refusal_words
+    words = MODELS.get(alias_of(name), ModelSpec(name)).refusal_words
     revision, notes = _revision(revision, config, host)
     # A server's sandbox hands out no keys and values of a prefix to go on from.
     model = TracedModel(
@@ -206,7 +206,7 @@ def _meta(source: str, name: str) -> tuple[TransformersModel, object]:
     with explained(name, options | {"gguf_file": None}):
         config = AutoConfig.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
-        sources.set_pad_token(tokenizer, config.vocab_size)
+        sources.set_pad_token(tokenizer, config.get_text_config().vocab_size)
         # nnsight would ask the Hub how an id is spelt.
         huggingface._ID_CACHE.setdefault(source, source)
         lm = TransformersModel(

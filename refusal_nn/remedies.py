@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from huggingface_hub import errors as hub
 from safetensors import SafetensorError
+from transformers import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from refusal_nn.errors import ModelError
@@ -39,17 +40,63 @@ def explained(name: str, options: dict[str, object]) -> Iterator[None]:
             yield
     except (OSError, hub.HfHubHTTPError) as error:
         raise ModelError(_remedy(error, name)) from error
+    except ImportError as error:
+        raise ModelError(f"{name} needs what is not installed here: {_reason(error)}") from error
     except BROKEN as error:
         if is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if "ignore_mismatched_sizes" in reason:
-            reason = "its weights have other shapes than its config.json says"
-        what = "read as GGUF" if options["gguf_file"] else "loaded"
-        raise ModelError(f"{name} cannot be {what}: {reason}; fetch it again") from error
+        raise ModelError(_fault(error, name, options)) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def told_if_quantized(name: str, source: str, options: dict[str, object]) -> Iterator[None]:
+    """Tell whatever goes wrong with quantized weights as what it comes from."""
+    try:
+        yield
+    except (ImportError, ModelError, *BROKEN) as error:
+        method = None if options["gguf_file"] else _quantized_by(source, options)
+        if method is None or is_out_of_memory(error):
+            raise
+        # Not the library that transformers asks for: with it the weights would stay packed.
+        why = f" ({_reason(error)})" if isinstance(error, BROKEN) else ""
+        raise ModelError(
+            f"the weights of {name} are quantized with {method}, and packed weights are not loaded"
+            f"{why}; give the unquantized checkpoint, or a .gguf file, which is unpacked"
+        ) from error
+
+
+def _quantized_by(source: str, options: dict[str, object]) -> str | None:
+    """The method that a configuration names for its weights; None: they are plain."""
+    config, _ = PreTrainedConfig.get_config_dict(source, **options)
+    parts = (config, config.get("text_config") or {})
+    keys = ("quantization_config", "quantization")  # MLX has the second, and names no method
+    found = [about for part in parts for key in keys if isinstance(about := part.get(key), dict)]
+    if not found:
+        return None
+    about = found[0]
+    bits = any(about.get(key) for key in ("load_in_4bit", "load_in_8bit"))
+    return about.get("quant_method") or ("bitsandbytes" if bits else "a method it does not name")
+
+
+def _fault(error: BaseException, name: str, options: dict[str, object]) -> str:
+    if "tiktoken" in str(error):  # what transformers tries in place of a sentencepiece not there
+        return (
+            f"{name} has no tokenizer.json; if it has a tokenizer.model, run "
+            "`.venv/bin/pip install sentencepiece protobuf`, which reads that; else fetch it again"
+        )
+    what = "read as GGUF" if options["gguf_file"] else "loaded"
+    return f"{name} cannot be {what}: {_reason(error)}; fetch it again"
+
+
+def _reason(error: BaseException) -> str:
+    """What was raised, as a part of one line."""
+    reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    if "ignore_mismatched_sizes" in reason:
+        return "its weights have other shapes than its config.json says"
+    return reason
 
 
 def _remedy(error: BaseException, name: str) -> str:

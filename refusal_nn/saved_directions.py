@@ -73,15 +73,26 @@ def write_directions(
 
 
 def write_sites(model: TracedModel) -> list[str]:
-    """Names, below the base model, of the modules whose outputs are added to the stream: embedding,
-    each attention's and each MLP's write, in forward order."""
-    family = model.family
+    """Names, below transformers' base model, of the modules whose outputs are added to the stream:
+    embedding, each attention's and each MLP's write, in forward order."""
+    family, decoder = model.family, model.module.get_submodule(model.family.base)
+    # Beside an image encoder the decoder lies deeper than the base model.
+    inside = model.module.base_model.named_modules()
+    path = next(name for name, module in inside if module is decoder)
     blocks = [
         f"{family.blocks}.{i}.{write}"
         for i in range(model.n_layers)
         for write in (family.attention_write, family.mlp_write)
     ]
-    return [family.embedding, *blocks]
+    return [f"{path}.{name}".removeprefix(".") for name in (family.embedding, *blocks)]
+
+
+def adds_positions(model: TracedModel) -> bool:
+    """Whether the stream begins with the token's embedding and another of its position, as in
+    GPT-2, rather than with the token's alone."""
+    parts = dict(model.module.get_submodule(model.family.base).named_children())
+    tables = [name for name, part in parts.items() if isinstance(part, torch.nn.Embedding)]
+    return model.family.embedding not in tables and len(tables) > 1
 
 
 def load_direction(

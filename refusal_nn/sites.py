@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,12 +55,11 @@ def infer(name: str, model: PreTrainedModel) -> Family:
     entering = [n for n in given if n in outside and _left([given[n][1]], streams[0][0]) <= allowed]
     if not entering:
         raise _refused(name, model, f"no module of {base} gives what enters block 0")
-    writes = [_writes(_children(given, i), *streams[i], allowed) for i in range(len(inside))]
-    for i, pair in enumerate(writes):
-        if pair is None or pair != writes[0]:
-            found = "no two modules sum to" if pair is None else f"{' and '.join(pair)} sum to"
-            raise _refused(name, model, f"in block {i} {found} what it adds to the stream")
-    return Family(base, blocks, entering[0], *writes[0])
+    added = [_Added(_children(given, i), *streams[i], allowed) for i in range(len(inside))]
+    writes, fault = _common_pair(added)
+    if fault:
+        raise _refused(name, model, fault)
+    return Family(base, blocks, entering[0], *writes)
 
 
 def _refused(name: str, model: PreTrainedModel, fault: str) -> ModelError:
@@ -129,17 +128,45 @@ def _children(given: Mapping[str, tuple[Tensor, Tensor]], block: int) -> dict[st
     return {n.removeprefix(start): gave for n, (_, gave) in given.items() if n.startswith(start)}
 
 
-def _writes(
-    children: Mapping[str, Tensor], before: Tensor, after: Tensor, allowed: float
-) -> tuple[str, str] | None:
-    """The first two modules that explain together, and neither alone, what a block adds."""
-    fitting = [n for n, gave in children.items() if gave.shape == before.shape]
-    added = after - before
-    alone = {n for n in fitting if _left([children[n]], added) <= allowed}
-    for pair in itertools.combinations(fitting, 2):
-        if not alone & set(pair) and _left([children[n] for n in pair], added) <= allowed:
-            return pair
-    return None
+class _Added(NamedTuple):
+    """What a block's modules gave, the stream before and after it, the share of their difference
+    that may be left unexplained."""
+
+    children: Mapping[str, Tensor]
+    before: Tensor
+    after: Tensor
+    allowed: float
+
+    def explained_by(self, *names: str) -> bool:
+        """Whether what these modules gave explains together what the block adds."""
+        if not {*names} <= {*self.children}:
+            return False
+        parts = [self.children[name] for name in names]
+        return _left(parts, self.after - self.before) <= self.allowed
+
+    def pair(self) -> tuple[str, str] | None:
+        """The first two modules that explain it together, and neither alone."""
+        fitting = [n for n, gave in self.children.items() if gave.shape == self.before.shape]
+        own = [n for n in fitting if not self.explained_by(n)]
+        return next((p for p in itertools.combinations(own, 2) if self.explained_by(*p)), None)
+
+
+def _common_pair(blocks: Sequence[_Added]) -> tuple[tuple[str, ...], str]:
+    """The two modules that write in every block; none, and why, where there are no such two.
+
+    Chosen in the first block where neither suffices alone: elsewhere one may write so much, as a
+    massive activation, that the other is within what rounding may leave.
+    """
+    pairs = [block.pair() for block in blocks]
+    first = next((i for i, pair in enumerate(pairs) if pair), 0)
+    for i, (block, pair) in enumerate(zip(blocks, pairs, strict=True)):
+        if pairs[first] and block.explained_by(*pairs[first]):
+            continue
+        if pair is None:
+            return (), f"in block {i} no two modules sum to what it adds to the stream"
+        kinds = (f"{' and '.join(pairs[k])} in block {k}" for k in (first, i))
+        return (), f"not all blocks add what the same two modules give: {', '.join(kinds)}"
+    return pairs[first], ""
 
 
 def _left(parts: list[Tensor], whole: Tensor) -> float:

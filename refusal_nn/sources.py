@@ -31,7 +31,7 @@ from refusal_nn.errors import InputError, ModelError
 from refusal_nn.files import sha256, write_text
 from refusal_nn.models import MODELS
 from refusal_nn.names import is_file, is_folder, user_path
-from refusal_nn.remedies import explained
+from refusal_nn.remedies import explained, told_if_quantized
 
 
 class Fetched(NamedTuple):
@@ -56,10 +56,12 @@ def fetch(name: str, dtype: torch.dtype) -> Fetched:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
         # Else a .bin, a pickle, would do where there is no safetensors file.
         safe = {} if options["gguf_file"] else {"use_safetensors": True}
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, **options, **packed, **safe
-        )
-    _require_whole(name, loaded)
+        with told_if_quantized(name, source, options):
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, output_loading_info=True, **options, **packed, **safe
+            )
+            _require_whole(name, loaded)
+            _require_plain(model)
     return Fetched(model, tokenizer, revision_of(Path(source), options, model))
 
 
@@ -73,6 +75,12 @@ def _require_whole(name: str, loaded: dict[str, object]) -> None:
                 f"{name} {what} {len(keys)} weights, {keys[0]} the first: its config.json is not "
                 "of these weights; fetch the model again"
             )
+
+
+def _require_plain(model: PreTrainedModel) -> None:
+    # Where its library is here: packed weights can be neither cast nor moved as others are.
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ModelError("its library leaves them packed")
 
 
 def embedded_folder(name: str) -> Path:
@@ -179,9 +187,18 @@ def revision_of(source: Path, options: dict[str, object], model: PreTrainedModel
 
 
 def set_pad_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Some tokenizer classes bring none, or one of their own that the model has no row for."""
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
-        tokenizer.pad_token = tokenizer.eos_token
+    """Some tokenizer classes bring none, or one of their own that the model has no row for: then it
+    is the end of a text, or another special token that has one. Raises ModelError."""
+    named = (tokenizer.pad_token, tokenizer.eos_token, *tokenizer.all_special_tokens)
+    special = [token for token in dict.fromkeys(named) if token is not None]
+    fit = [token for token in special if tokenizer.convert_tokens_to_ids(token) < rows]
+    if not fit:
+        raise ModelError(
+            "nothing can pad a batch: of its tokenizer's special tokens "
+            f"({', '.join(special) or 'none'}) the model has a row for none, it has {rows}; the "
+            "tokenizer is of another model, or lacks a pad_token in tokenizer_config.json"
+        )
+    tokenizer.pad_token = fit[0]
 
 
 def folder_revision(source: Path) -> str:

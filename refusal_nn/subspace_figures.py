@@ -24,7 +24,7 @@ from refusal_nn.verdicts import YES_FROM
 
 Rows = Sequence[Row]
 EMPTY = ("", None)
-GREY, PALE, SPAN = "#9a9a9a", "#e3e3e3", "#f6eecb"  # random; not measured; interval of the rank
+GREY, PALE, SPAN = "#767676", "#e3e3e3", "#f6eecb"  # random; not measured; interval of the rank
 CONSTRUCTIONS = ("#3a923a", "#8f63a8", "#e08a1e", "#2f9d9d", "#7a5230", "#c9b21b")
 LEAST_SHARE = 1e-3  # of the first singular value; below is not drawn
 ANNOTATED = 12  # names, the most whose angles are written into the cells

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
-from refusal_nn.conversations import ASKED, DEFAULT, OPTIONS, note, placed, switches, written
+from refusal_nn.conversations import (
+    ASKED,
+    DEFAULT,
+    OPTIONS,
+    after_answer,
+    note,
+    placed,
+    switches,
+    written,
+)
 from refusal_nn.errors import ModelError
 
 if TYPE_CHECKING:
@@ -82,8 +91,10 @@ def read_template(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> 
     """
     if not tokenizer.chat_template:
         raise ModelError(
-            "the tokenizer has no chat template, so this is no chat model; use its "
-            "instruction-tuned version"
+            "the tokenizer has no chat template: of a base model use the instruction-tuned "
+            "version; to a chat model that brings none (Vicuna) give the one it was trained with, "
+            "as chat_template.jinja in a folder of its files (`.venv/bin/hf download OWNER/NAME "
+            "--local-dir FOLDER`, then MODEL=FOLDER; beside a .gguf it would not be read)"
         )
     _ids(tokenizer, PROBES, DEFAULT, "")  # a template that cannot be used says so here
     before, cut = placed(tokenizer, system)
@@ -97,18 +108,19 @@ def read_template(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> 
     sample = json.dumps([tokenizer.chat_template, OPTIONS, rendered])
     digest = hashlib.sha256(sample.encode()).hexdigest()
     tokens = tuple(tokenizer.decode([i]) for i in post)
-    notes = (note(system, before, cut), *switches(tokenizer))
+    notes = (note(system, before, cut), *switches(tokenizer, system))
     return Template(tokenizer, tuple(post), tokens, digest, system, before, cut, notes)
 
 
 def stop_ids(generation: GenerationConfig | None, template: Template) -> frozenset[int]:
-    """The checkpoint's own stop tokens, and the template's end of turn: a GGUF file names only
-    one."""
+    """The checkpoint's own stop tokens, and what the template ends a question and an answer with: a
+    GGUF file names only one."""
     tokenizer = template.tokenizer
-    end = template.post_ids[0]
     # transformers' all_special_ids holds only those with a role, not Llama 3's <|eot_id|>.
-    marked = getattr(tokenizer.added_tokens_decoder.get(end), "special", False)
-    found = {end} if marked or end in tokenizer.all_special_ids else set()
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
+    after = tokenizer(after_answer(tokenizer), add_special_tokens=False)["input_ids"]
+    found = {*template.post_ids[:1], *[i for i in after if i in special][:1]} & special
     for ids in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
         found |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
     return frozenset(found)
@@ -149,7 +161,8 @@ def _check(
         if generation_prompt != full and not tokenizer.decode(ids).endswith(generation_prompt):
             raise ModelError(
                 "the prompt does not end with the template's generation prompt "
-                f"{generation_prompt!r}"
+                f"{generation_prompt!r}: tokenizer.json is missing, or of another model than the "
+                "template; fetch the tokenizer again"
             )
         bos = tokenizer.bos_token_id
         # A BOS that also begins turns (SmolLM2's <|im_start|>) stands in the template's own tail;

@@ -48,6 +48,12 @@ INST = (
     "{% endfor %}"
 )
 ENDED = CHATML.replace("{% endif %}", "{% else %}<|eot|>{% endif %}")  # Phi-3
+GLM = (
+    "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+GLM_SPECIAL = ("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>")
+GLM_TURN = "<|user|>\nhi<|assistant|>\n"
 TURN = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 HEADED = "<|header|>user<|end_header|>\n\nhi<|eot|><|header|>assistant<|end_header|>\n\n"
 MODEL = "<|begin|><|header|>user\nhi<|eot|>\n<|header|>model\n"
@@ -79,6 +85,19 @@ SHAPES = {
         "<|begin|>[INST] hi [/INST]",
         "<|begin|>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nhi [/INST]",
     ),
+    # As first published, its template opened an answer whether asked to or not.
+    "llama 3 of april 2024": (
+        HEADER.replace("add_generation_prompt", "true"),
+        f"<|begin|>{HEADED}",
+        f"<|begin|>{HEADED}",
+        f"<|begin|><|header|>system<|end_header|>\n\nBe kind.<|eot|>{HEADED}",
+    ),
+    "glm-4": (
+        GLM,
+        f"[gMASK]<sop>{GLM_TURN}",
+        f"[gMASK]<sop>{GLM_TURN}",
+        f"[gMASK]<sop><|system|>\nBe kind.{GLM_TURN}",
+    ),
     "today": (
         TODAY,
         MACHINE.replace("machine", "machine on 2024-07-26") + TURN,
@@ -91,16 +110,20 @@ SHAPES = {
 def tokenizer_of(template, **options):
     chatml = "<|im_start|>" in template
     bos, eos = (None, "<|im_end|>") if chatml else ("<|begin|>", "<|eot|>")
-    names = {"bos_token": bos, "eos_token": eos, "padding_side": "left"} | options
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_trained(), **names)
+    names = {"bos_token": bos, "eos_token": eos, "padding_side": "left"}
+    if template.startswith("[gMASK]"):
+        names |= {"bos_token": None, "extra_special_tokens": list(GLM_SPECIAL)}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_trained(), **names | options)
     tokenizer.chat_template = template
     return tokenizer
 
 
-def saved(folder, template, config_class, extra):
-    """A random model of an architecture, in a folder with a tiny tokenizer of this template."""
-    tokenizer = tokenizer_of(template)
-    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+def saved(folder, given, config_class, extra):
+    """A random model of an architecture, in a folder with the tokenizer given, or a tiny one of the
+    template given."""
+    tokenizer = tokenizer_of(given) if isinstance(given, str) else given
+    end = tokenizer.eos_token_id
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "pad_token_id": end}
     sizes = SIZES | ids | {"vocab_size": len(tokenizer)} | extra
     if "vision_config" in extra:  # the decoder's sizes have a place of their own
         text = {name: value for name, value in sizes.items() if name != "vision_config"}

@@ -3,20 +3,27 @@ steering-vectors do with a file is written out; `make test-exports` has it done 
 Parquet is read back by pyarrow."""
 
 import json
-import sys
 
 import pytest
 import torch
+from chats import CHATML, saved
 from pyarrow import parquet
 from safetensors.torch import load_file
+from test_journal import room
+from test_sites import UNKNOWN
 
 from experiments import export
 from refusal_nn import exports
-from refusal_nn.errors import InputError
+from refusal_nn.errors import DiskError, InputError
 from refusal_nn.interventions import ActivationAddition, DirectionalAblation
+from refusal_nn.loading import load
 from refusal_nn.published import read_vectors
-from refusal_nn.runs import Stage
-from refusal_nn.saved_directions import load_direction, write_directions, write_sites
+from refusal_nn.saved_directions import (
+    adds_positions,
+    load_direction,
+    write_directions,
+    write_sites,
+)
 from refusal_nn.tracing import next_token_logits
 
 PROMPT = "Name a river in Africa"
@@ -28,7 +35,8 @@ def direction_of(model, folder, layer=2, **more):
     names = ("model", "revision", "dtype", "seed", "template_sha256", "prompt_set_sha256")
     about = dict.fromkeys(names, "x") | {"model": model.name, "revision": model.revision}
     where = {"layers": [layer], "positions": [-1], "tokens": ["x"], "n": {}}
-    more = {"write_sites": write_sites(model), "adapter": False} | more
+    said = {"write_sites": write_sites(model), "adds_positions": adds_positions(model)}
+    more = said | {"adapter": False} | more
     write_directions(folder / export.DIRECTIONS, rows, about, **where, **more)
     return load_direction(folder / export.DIRECTIONS, model)
 
@@ -63,16 +71,58 @@ def clamp(steering_vector, steering_coefficient, action, bias, head_index):
     return change
 
 
-def test_the_harness_file_ablates_as_directional_ablation_does(tiny_model, tmp_path):
-    direction = direction_of(tiny_model, tmp_path)
-    exports.write_steered(tmp_path / "steered.pt", direction)
-    held = torch.load(tmp_path / "steered.pt", weights_only=True)
-    assert len(held) == 1 + 2 * tiny_model.n_layers
-    there = hooked_logits(tiny_model, {site: clamp(**what) for site, what in held.items()})
-    here = next_token_logits(tiny_model, [PROMPT], DirectionalAblation(direction.basis))
-    clean = next_token_logits(tiny_model, [PROMPT])
+def ablates_alike(model, folder):
+    """Whether the harness's file does there what directional ablation does here."""
+    direction = direction_of(model, folder)
+    exports.write_steered(folder / "steered.pt", direction)
+    held = torch.load(folder / "steered.pt", weights_only=True)
+    assert len(held) == 1 + 2 * model.n_layers
+    there = hooked_logits(model, {site: clamp(**what) for site, what in held.items()})
+    here = next_token_logits(model, [PROMPT], DirectionalAblation(direction.basis))
+    clean = next_token_logits(model, [PROMPT])
     torch.testing.assert_close(there, here, atol=1e-4, rtol=1e-4)
-    assert (here - clean).abs().max() > 100 * (there - here).abs().max()
+    return (here - clean).abs().max() > 100 * (there - here).abs().max()
+
+
+def test_the_harness_file_ablates_as_directional_ablation_does(tiny_model, tmp_path):
+    assert ablates_alike(tiny_model, tmp_path)
+
+
+def test_beside_an_image_encoder_the_names_go_on_from_the_base_model(tmp_path):
+    model = load(saved(tmp_path, CHATML, *UNKNOWN["gemma3"]), dtype="float32")
+    assert write_sites(model)[0] == "language_model.embed_tokens"
+    assert ablates_alike(model, tmp_path)
+    assert read_vectors(tmp_path / "steered.pt").at_position()[0].shape == (1, model.d_model)
+
+
+def test_where_positions_are_added_to_the_embedding_their_write_is_named_too(tmp_path):
+    model = load(saved(tmp_path, CHATML, *UNKNOWN["gpt2"]), dtype="float32")
+    direction = direction_of(model, tmp_path)
+    held = exports.transformer_lens(direction, model.n_layers)["ablate_at"]
+    assert held[:3] == ["hook_embed", "hook_pos_embed", "blocks.0.hook_attn_out"]
+    # What they add up to is one write here.
+    assert len(held) == 1 + len(write_sites(model))
+    assert ablates_alike(model, tmp_path)
+
+
+def test_a_disk_that_takes_nothing_ends_in_words(tiny_llama, tmp_path):
+    direction = direction_of(tiny_llama, tmp_path)
+    with (
+        room(100),
+        pytest.raises(DiskError, match=r"could not write .*steered\.pt: File too large"),
+    ):
+        exports.write_steered(tmp_path / "steered.pt", direction)
+    assert not list(tmp_path.glob("*steered.pt*"))
+
+
+@pytest.mark.parametrize("lacking", ["write_sites", "adds_positions"])
+def test_a_direction_of_an_older_version_is_said_to_be_one(tiny_llama, tmp_path, lacking):
+    direction = direction_of(tiny_llama, tmp_path)
+    del direction.about[lacking]
+    made = {"write_sites": exports.steered, "adds_positions": exports.transformer_lens}[lacking]
+    layers = [tiny_llama.n_layers] * (lacking == "adds_positions")
+    with pytest.raises(InputError, match=f"{lacking}, an older .*: run `make select` again"):
+        made(direction, *layers)
 
 
 def test_steering_vectors_adds_it_to_the_output_of_its_block(tiny_model, tmp_path):
@@ -186,58 +236,3 @@ def test_a_column_of_mixed_kinds_becomes_text(tmp_path):
 def test_what_is_not_installed_is_said_with_its_remedy():
     with pytest.raises(InputError, match=r"no_such_package is not installed.*\.\[inspect\]"):
         exports.require("no_such_package", "inspect")
-
-
-def run_export(root, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["export", "--model", "m", "--results", str(root)])
-    export.main()
-    return root / "m" / "export"
-
-
-def test_the_command_exports_what_is_finished_and_names_what_is_left_out(
-    tiny_llama, tmp_path, monkeypatch, capsys
-):
-    with Stage(tmp_path / "m" / "select").run({}) as run:
-        direction_of(tiny_llama, run.folder)
-        run.finish({"n_layers": tiny_llama.n_layers, "chosen": None}, {"model": "m"})
-    with Stage(tmp_path / "m" / "sweep").run({}) as run:
-        public = [{k: v for k, v in row.items() if k not in ("text", "evidence")} for row in ROWS]
-        lines = "".join(json.dumps(row) + "\n" for row in public)
-        (run.folder / "completions.jsonl").write_text(lines)
-        best = {"layer": 2, "pos": -1, "alpha": 0.75}
-        run.finish({"best": best}, {"model": "m", "revision": "r"})
-    folder = run_export(tmp_path, monkeypatch)
-    there = {path.name for path in folder.iterdir()} - {"sweep.eval"}
-    wanted = {"steered.pt", "transformer_lens.json", "steering_vector.safetensors"}
-    assert there == wanted | {"sweep.parquet"}
-    said = capsys.readouterr().out
-    assert "the verdict is about ablation of strength 0.75" in said
-    assert (folder / "sweep.eval").exists() or "sweep.eval left out: inspect_ai is not" in said
-
-
-def test_a_sweep_of_another_run_than_the_select_beside_it_lends_it_no_direction(
-    tiny_llama, tmp_path, monkeypatch, capsys
-):
-    for stage, n, about in (
-        ("select", 80, {"n_layers": tiny_llama.n_layers, "chosen": {"layer": 2, "pos": -1}}),
-        ("sweep", 40, {"best": {"layer": 2, "pos": -1, "alpha": 1.0}}),
-    ):
-        with Stage(tmp_path / "m" / stage).run({"n": n, f"only_{stage}": 1}) as run:
-            direction_of(tiny_llama, run.folder)
-            run.finish(about, {"model": "m"})
-    with pytest.raises(InputError, match="nothing to export"):
-        run_export(tmp_path, monkeypatch)
-    assert "sweep is not of the select beside it" in capsys.readouterr().out
-
-
-def test_a_select_that_chose_none_gives_no_direction_and_says_so(tmp_path, monkeypatch, capsys):
-    with Stage(tmp_path / "m" / "select").run({}) as run:
-        run.finish({"n_layers": 3, "chosen": None}, {"model": "m"})
-    with pytest.raises(InputError, match="nothing to export"):
-        run_export(tmp_path, monkeypatch)
-    assert "select chose none" in capsys.readouterr().out
-
-
-def test_nothing_finished_is_nothing_to_export(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="nothing to export of m; run `make sweep"):
-        run_export(tmp_path, monkeypatch)

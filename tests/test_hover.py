@@ -10,11 +10,13 @@ import pytest
 import test_causal_figures
 import test_figures
 import test_subspace_figures
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from refusal_nn import figures, hover, inline
 from refusal_nn.errors import CorruptArtefact
 
+HIGH = 1e9
 HOSTILE = "<script>alert(1)</script>$x^2$&amp;\"'"
 DRAWN = {
     **test_figures.FIGURES,
@@ -49,20 +51,63 @@ def test_every_marked_point_of_every_figure_says_something(name):
     text = svg(DRAWN[name])
     groups = [g for g in elements(text, "g") if g.get("id", "").startswith("points-")]
     points = [use for group in groups for use in group.iter(f"{{{hover.SVG}}}use")]
-    marked = [line for line in hover._marked(DRAWN[name]) if len(line.get_xdata())]
-    assert bool(points) == bool(marked)
+    data = [
+        line.get_transform().transform(line.get_xydata()) for line in hover._marked(DRAWN[name])
+    ]
+    assert len(points) == sum(np.isfinite(xy).all(axis=1).sum() for xy in data)
     for point in points:
         (title,) = point
         assert re.search(r"\d|not measured", title.text)
 
 
-def test_a_point_says_its_own_words_and_one_without_a_place_says_none():
+def contrast(colour):
+    """Of a colour with white paper (WCAG 2)."""
+    parts = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
+    return 1.05 / (0.05 + np.dot((0.2126, 0.7152, 0.0722), [*parts]))
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_marked_point_stands_out_from_its_paper(name):
+    for line in hover._marked(DRAWN[name]):
+        assert contrast(line.get_color()) >= 3, line.get_label()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.5, np.nan, 1.02, 0.2, HIGH], ["0", "2", "3"]),
+        # Of what lies off the canvas matplotlib draws no mark at all, or two at its edge.
+        ([0.2, HIGH, HIGH, 0.3], ["0", "3"]),
+        ([0.2, HIGH, -HIGH, 0.3], ["0", "3"]),
+        ([HIGH, HIGH], []),
+        ([0.2, 0.2], ["0", "1"]),
+    ],
+)
+def test_a_point_says_its_own_words_and_one_that_is_not_on_the_canvas_says_none(values, said):
     def draw(axes):
         axes.set_ylim(0, 1)
-        (line,) = axes.plot(range(5), [0.5, np.nan, 1e9, 0.2, -1e9], "o-")
-        hover.name_points(line, ["a", "b", "c", "d", HOSTILE])
+        axes.margins(x=0.2)
+        (line,) = axes.plot(range(len(values)), values, "o-")
+        hover.name_points(line, [f"{i}" for i in range(len(values))])
 
-    assert titles(svg(drawn(draw))) == ["a", "c", "d", HOSTILE]
+    text = svg(drawn(draw))
+    assert titles(text) == said
+    [group] = [g for g in elements(text, "g") if g.get("id", "").startswith("points-")]
+    assert len(list(group.iter(f"{{{hover.SVG}}}use"))) == len(said)
+
+
+def test_words_are_shown_and_not_obeyed():
+    def draw(axes):
+        hover.name_points(axes.plot([1], [1], "o")[0], [HOSTILE])
+
+    assert titles(svg(drawn(draw))) == [HOSTILE]
+
+
+def test_two_points_at_one_place_have_their_own_words():
+    def draw(axes):
+        hover.name_points(axes.plot([1, 1, 1], [1, 1, 1], "o")[0], ["a", "b", "c"])
+
+    assert titles(svg(drawn(draw))) == ["a", "b", "c"]
 
 
 def test_a_point_on_a_logarithmic_axis_at_zero_takes_no_words_from_its_neighbour():

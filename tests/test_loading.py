@@ -29,15 +29,6 @@ def test_a_local_folder_is_the_same_model(folder, texts):
     assert local.revision.startswith("sha256:")
 
 
-def test_a_right_padding_tokenizer_without_a_pad_token_is_put_right(folder, texts):
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["padding_side"] = "right"
-    del config["pad_token"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    local, tiny = load(str(folder), dtype="float32"), load("tiny-qwen2", dtype="float32")
-    torch.testing.assert_close(next_token_logits(local, texts), next_token_logits(tiny, texts))
-
-
 def test_auto_takes_float32_where_bfloat16_turns_directions(monkeypatch):
     monkeypatch.setattr(loading, "computes_bfloat16", lambda device: True)
     assert load("tiny-llama", device="cpu").dtype == torch.bfloat16
@@ -135,6 +126,10 @@ def more_blocks(folder, count):
     edited(folder, num_hidden_layers=count, layer_types=kinds, max_window_layers=count)
 
 
+def quantized(folder, **how):
+    edited(folder, quantization_config=how)
+
+
 def template(folder, text):
     (folder / "chat_template.jinja").write_text(text)
 
@@ -150,6 +145,18 @@ BROKEN = {
     "more blocks than weights": (lambda f: more_blocks(f, 9), "lacks .* weights"),
     "fewer blocks than weights": (lambda f: more_blocks(f, 3), "does not know of"),
     "a broken configuration": (lambda f: (f / "config.json").write_text("{"), "valid JSON"),
+    "awq": (lambda f: quantized(f, quant_method="awq", bits=4), "quantized with awq, and packed"),
+    "bitsandbytes": (lambda f: quantized(f, load_in_4bit=True), "with bitsandbytes, .* or a .gguf"),
+    "gptq": (lambda f: quantized(f, quant_method="gptq", bits=4), "quantized with gptq"),
+    "compressed tensors": (
+        lambda f: quantized(f, quant_method="compressed-tensors", format="pack-quantized"),
+        "quantized with compressed-tensors",
+    ),
+    # Of a method that transformers passes over: it would draw the weights at random.
+    "exl2": (
+        lambda f: (quantized(f, quant_method="exl2"), more_blocks(f, 9)),
+        "quantized with exl2, and packed weights are not loaded; give",
+    ),
     "no template": (lambda f: (f / "chat_template.jinja").unlink(), "instruction-tuned"),
     "a broken template": (lambda f: template(f, "{% for %}"), "fetch the tokenizer"),
     "a template that reaches out": (
@@ -176,6 +183,16 @@ def test_a_broken_folder_is_one_message_with_its_remedy(folder, case, capsys):
     assert len(str(caught.value).splitlines()) == 1
     assert "".join(capsys.readouterr()) == ""
     assert time.process_time() - begun < 10
+
+
+def test_weights_that_a_library_leaves_packed_are_refused(folder, monkeypatch):
+    model = build("qwen2")[0]
+    model.hf_quantizer = object()
+    quantized(folder, quant_method="awq", bits=4)
+    found = (model, {"missing_keys": [], "unexpected_keys": []})
+    monkeypatch.setattr(sources.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: found)
+    with pytest.raises(ModelError, match="quantized with awq, and packed weights are not"):
+        load(str(folder), dtype="float32")
 
 
 def test_a_hub_that_does_not_answer_is_asked_once_and_said(monkeypatch):

@@ -250,7 +250,7 @@ def test_a_screen_reader_finds_its_way(browser, made):
     assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
     assert browser.value("document.documentElement.lang") == "en"
     names = browser.names()
-    for role in ("image", "table", "rowheader", "region"):
+    for role in ("image", "table", "columnheader", "rowheader", "region"):
         assert names[role]
         assert all(names[role]), role
     ids = browser.value("[...document.querySelectorAll('[id]')].map(e => e.id)")

@@ -53,6 +53,24 @@ def test_the_answer_is_the_verdict_with_its_numbers(successes, kl, verdict, tone
     assert not why or kl < 0.1 or "gate failed" in why[0]
 
 
+def ranked(folder, single, rank, **found):
+    """A subspace stage's verdict on the rank, beside that on the single direction."""
+    found = {"verdict": "RANK", "rank": rank, "label": f"rank {rank} [1, 3]", "reasons": []} | found
+    write_json(folder / "verdict.json", {"rank": found, "single_direction": {"verdict": single}})
+    return Finished(folder, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("single", "rank", "beside"), [("YES", 2, True), ("YES", 1, False), ("NO", 2, False)]
+)
+def test_a_rank_above_one_beside_a_yes_is_said_to_be_of_its_basis(tmp_path, single, rank, beside):
+    stages = {"subspace": ranked(tmp_path, single, rank)}
+    [line] = report_answer.answer("a", stages, []).lines
+    assert line.startswith(f"How many dimensions? Rank {rank} [1, 3] (95 % interval): with that")
+    assert ("the single direction is enough by itself" in line) is beside
+    assert "no fewer" not in line
+
+
 def test_every_verdict_of_the_rule_has_a_meaning():
     names = ("YES", "PARTIAL", "NO", "UNDETERMINED", "UNTESTABLE")
     assert set(report_answer.MEANING) == {*(getattr(verdicts, name) for name in names), None}
@@ -104,6 +122,23 @@ def test_what_stands_beside_random_directions_has_its_n_and_its_interval():
     assert f"random directions {random} on average, a difference of 95 points" in said
 
 
+def test_what_an_older_version_did_not_count_is_left_out():
+    about = swept(95)
+    del about["test"]["controls_n"]
+    of = Material({"sweep": Finished(Path("x"), about, {})}, Path(), {})
+    [table] = [b for b in report_frame.controls(of) if hasattr(b, "rows")]
+    assert table.rows[0][2] == wilson(4, 100).percent()
+
+
+def test_a_section_of_results_that_lack_a_number_says_so_in_its_place():
+    def section():
+        yield Words(["some"])
+        raise KeyError("kl")
+
+    [said] = report._shown(section())
+    assert "an older version, which did not write 'kl'" in said.lines[0]
+
+
 def test_a_control_is_said_only_of_stages_that_were_run():
     def said(**stages):
         of = {name: Finished(Path(name), about, {}) for name, about in stages.items()}
@@ -139,6 +174,17 @@ def test_a_rate_and_its_interval_stay_on_one_line():
     whole = ["79 % [70, 86] (n=100),", "9 points [-4, 21] (n=9),", "0.1 nats,", "5 [4, &gt;8]"]
     words = shown.split(" ")
     assert all(part.replace(" ", "\N{NO-BREAK SPACE}") in words for part in whole)
+
+
+@pytest.mark.parametrize("mark", ["", "+"])
+def test_a_commit_is_short_and_keeps_the_mark_of_a_modified_tree(mark):
+    manifest = {"finished": "x", "wall_seconds": 1, "git_commit": "c" * 40 + mark}
+    manifest |= {"packages": {"refusal_nn": "9"}, "sha256": {}, "settings": {}}
+    of = Material({"capture": Finished(Path("x"), {}, manifest)}, Path(), {})
+    table = next(b for b in report_frame.reproduction(ARGS, of) if isinstance(b, Table))
+    assert table.rows[0][-1] == "c" * 12 + mark
+    cited, _ = report_frame.citation(of)
+    assert any(f"git {'c' * 12}{mark}; model" in line for line in cited.lines)
 
 
 def test_a_long_hash_is_short_in_the_table_and_whole_below_it():

@@ -41,8 +41,8 @@ def dangers(source):
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner = getattr(node.func.value, "id", "")
             kept = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
-            tensors_only = kept.get("weights_only") is True
-            found = set() if tensors_only else {(owner, node.func.attr)} & CALLS
+            numbers_only = kept.get("weights_only") is True or kept.get("allow_pickle") is False
+            found = set() if numbers_only else {(owner, node.func.attr)} & CALLS
         elif isinstance(node, ast.keyword):
             trusted = node.arg in ("trust_remote_code", "allow_pickle", "shell")
             found = {node.arg} if trusted and getattr(node.value, "value", True) else set()
@@ -73,6 +73,7 @@ def test_no_source_can_run_what_a_file_holds(path):
         "torch.load(path, weights_only=asked)",
         "from pickle import UnpicklingError, loads",
         "np.load(path)",
+        "np.load(path, allow_pickle=asked)",
         "load(path, allow_pickle=True)",
         "load(name, trust_remote_code=True)",
         "load(name, trust_remote_code=asked)",
@@ -123,6 +124,7 @@ MARKUP = ["[bold red]x[/]", "[link=http://a.b]x[/link]", ":bomb:", "[/]", "\\[bo
 def test_a_terminal_shows_hostile_text_and_does_not_obey_it(text, capsys, monkeypatch):
     console.say(f"id {text}")
     console.table(f"title {text}", ["name", text], [[text, text]])
+    console.sheet(f"title {text}", ["name", text], [[text, text]])
 
     def fail():
         raise InputError(text)
@@ -131,14 +133,15 @@ def test_a_terminal_shows_hostile_text_and_does_not_obey_it(text, capsys, monkey
         cli.run(fail)
     printed = "".join(capsys.readouterr())
     assert not set("\x1b\x9b\r\b\x07\u202e\u2066\u061c\udc80") & set(printed)
-    assert printed.count(visible(text)) == 6
+    assert printed.count(visible(text)) == 10
 
 
 @pytest.mark.parametrize("text", MARKUP)
 def test_markup_is_printed_as_it_stands(text, capsys):
     console.say(text)
     console.table("t", ["name"], [[text]])
-    assert capsys.readouterr().out.count(text) == 2
+    console.sheet("t", ["name"], [[text]])
+    assert capsys.readouterr().out.count(text) == 3
 
 
 @given(st.text(st.characters(exclude_categories=())))

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 from chats import CHATML, saved
 
 from refusal_nn import sites
@@ -70,7 +71,12 @@ def test_an_architecture_without_a_row_is_found_and_verified(kind, tmp_path):
         # Both sublayers give the stream itself, with what they add already in it.
         ("bloom", "BloomConfig", {}, "in block 0 no two modules sum to"),
         # Blocks of two kinds.
-        ("jamba", "JambaConfig", {"use_mamba_kernels": False}, "in block 4 self_attn and"),
+        (
+            "jamba",
+            "JambaConfig",
+            {"use_mamba_kernels": False},
+            "give: mamba and feed_forward in block 0, self_attn and feed_forward in block 4",
+        ),
         # Positions are added outside of any module.
         ("opt", "OPTConfig", {"word_embed_proj_dim": 64}, "gives what enters block 0"),
     ],
@@ -86,6 +92,15 @@ def test_what_cannot_be_inferred_is_refused_with_the_row_to_add(
 def test_a_recurrent_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match="keeps no cache of keys and values"):
         load(saved(tmp_path, CHATML, "RecurrentGemmaConfig", {}), dtype="float32")
+
+
+@pytest.mark.parametrize("block", [0, 1, 5])
+@pytest.mark.parametrize(("dtype", "by"), [(torch.float32, 1e4), (torch.bfloat16, 300)])
+def test_a_write_that_drowns_the_other_one_in_its_block_hides_no_site(block, dtype, by):
+    # One massive coordinate: within what rounding may leave, it explains its block alone.
+    model = build("llama", dtype)[0].eval()
+    model.model.layers[block].mlp.down_proj.weight.data[7] *= by
+    assert sites.infer("llama", model) == PRE_NORM
 
 
 def test_one_module_that_writes_nothing_of_its_own_is_not_a_site():

@@ -6,6 +6,7 @@ from chats import (
     CHATML,
     DATED,
     GIVEN,
+    GLM,
     HEADER,
     INJECTED,
     INST,
@@ -59,11 +60,8 @@ def test_a_bos_that_begins_turns_is_not_doubled_where_the_system_prompt_is_left_
         (CHATML, "none", ("system prompt: none",)),
         (CHATML, "Be kind.", (f"system prompt: given, {GIVEN!r}",)),
         (THINKING, "default", ("system prompt: none", "thinking is switched off")),
-        (
-            CHATML.replace("assistant\n{%", "assistant\n<think>\n{%"),
-            "none",
-            ("system prompt: none", "the template opens a thinking block and has no switch for it"),
-        ),
+        (GLM, "none", ("system prompt: none",)),
+        (GLM, "Be kind.", ("system prompt: given, '<|system|>\\nBe kind.'",)),
         (TODAY, "none", ("system prompt: none, the template's own is left out",)),
     ],
 )
@@ -82,7 +80,7 @@ def test_an_empty_system_prompt_and_one_that_cannot_be_cut_are_refused():
     with pytest.raises(InputError, match="SYSTEM= is empty"):
         read_template(tokenizer_of(CHATML), " ")
     # Made for one turn: where a question opens cannot be told from a second one.
-    once = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + INJECTED
+    once = "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}" + INJECTED
     template = read_template(tokenizer_of(once))
     assert template.system is None
     assert template.notes[0].endswith("cannot be told")
@@ -96,6 +94,23 @@ def test_an_end_of_turn_without_a_role_still_ends_an_answer():
     end = tokenizer.convert_tokens_to_ids("<|eot|>")
     assert end not in tokenizer.all_special_ids
     assert stop_ids(None, read_template(tokenizer)) == {end, tokenizer.eos_token_id}
+
+
+def test_where_nothing_ends_an_answer_the_next_question_does():
+    template = read_template(tokenizer_of(GLM))
+    ends = template.tokenizer.convert_ids_to_tokens(list(stop_ids(None, template)))
+    assert "<|user|>" in ends
+
+
+def test_an_answer_left_open_where_it_is_the_last_is_no_answer_that_nothing_ends():
+    # Else the end of its own system prompt would be taken for a part of what opens a question.
+    source = INJECTED.replace(
+        "<|im_end|>\n{% endfor %}",
+        "{% if m.role != 'assistant' or not loop.last %}<|im_end|>\n{% endif %}{% endfor %}",
+    )
+    template = read_template(tokenizer_of(source), "none")
+    assert template.cut == MACHINE
+    assert template.tokenizer.decode(template.render(["hi"])[0]) == TURN
 
 
 def test_a_first_token_is_the_one_that_stands_after_the_prompt():
