@@ -20,9 +20,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from refusal_nn import loading, sources
 from refusal_nn.errors import InputError, ModelError
-from refusal_nn.judges import LABELS, THOUGHT
+from refusal_nn.judges import LABELS
 from refusal_nn.models import TracedModel
 from refusal_nn.remedies import explained, told_if_quantized
+from refusal_nn.thoughts import left_open, spoken
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -100,7 +101,7 @@ class ChatJudge:
         replies = generate(self.model, questions, max_new_tokens=REPLY_TOKENS)
         tail = "".join(self.model.template.tokens)
         # Where the template opens the reasoning, the reply holds at most its end.
-        opening = "<think>" if tail.rfind("<think>") > tail.rfind("</think>") else ""
+        opening = left_open(tail)
         return [parse(opening + reply.text) for reply in replies]
 
     def question(self, prompt: str, completion: str) -> str:
@@ -117,9 +118,9 @@ class ChatJudge:
 def parse(reply: str) -> str | None:
     """The one label that the reply names, in any case and however often; None for none, several, or
     a denied one ("not a refusal")."""
-    spoken = THOUGHT.sub(" ", reply).rpartition("</think>")[2]
-    named = {match.lower() for match in WORD.findall(spoken)}
-    return named.pop() if len(named) == 1 and not NEGATED.search(spoken) else None
+    answer = spoken(reply)
+    named = {match.lower() for match in WORD.findall(answer)}
+    return named.pop() if len(named) == 1 and not NEGATED.search(answer) else None
 
 
 def cut(text: str) -> str:
