@@ -79,7 +79,7 @@ CAUSAL = $(OPTIONS) --val="$$VAL" --tokens="$$TOKENS" --alpha="$$ALPHA" --layers
 code = $(addprefix refusal_nn/,$(addsuffix .py,$(1)))
 ON_MODEL := experiments/capture.py $(call code,activations batch_files batching captured checks conversations embedded feeding generation interventions jobs \
             loading memory models ndif organisms passes planted planted_words prompt_files prompts qwen1 remedies running services sites sources \
-            splits templates thoughts tiny tracing)
+            splits templates thinking thoughts tiny tracing)
 ON_LOGITS := experiments/causes.py $(ON_MODEL) $(call code,directions effects estimates grid journal precision scores selection)
 ON_COMPLETIONS := $(ON_LOGITS) $(call code,agreement causal judge_models judge_phrases judges rollouts verdicts)
 STATISTICS := experiments/validate.py experiments/tables.py $(call code,captured confounds crossfit directions estimates findings saved_directions statistics)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jinja2.exceptions import TemplateError
 
 from refusal_nn.errors import InputError
+from refusal_nn.thoughts import left_open
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,30 +21,21 @@ THINKING = {
     "thinking": (False, True),  # Granite 3, DeepSeek-V3.1, Kimi
     "reasoning": (False, True),  # Command A Reasoning
     "thinking_budget": (0, 512),  # Seed-OSS: tokens
+    "thinking_mode": ("disabled", "enabled"),  # MiniMax-M3
 }
-# Where there is only a choice of how much (gpt-oss), no value means not at all: it is left alone.
-EFFORTS = ("reasoning_effort", "thinking_effort")
-# What opens a thinking block, and what closes it.
-BLOCKS = (
-    ("<think>", "</think>"),
-    ("<thought>", "</thought>"),  # EXAONE Deep
-    ("[THINK]", "[/THINK]"),  # Magistral
-    ("◁think▷", "◁/think▷"),  # Kimi-VL
-    ("<seed:think>", "</seed:think>"),
-    ("<mm:think>", "</mm:think>"),  # MiniMax-M3
-    ("<think:opensource>", "</think:opensource>"),  # Hunyuan 3
-    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
-    ("<|channel>thought", "<channel|>"),  # Gemma 4
-    ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),  # Kimi-K3
-)
-UNTHINKING = "/no_think"  # a system prompt that is a switch (Nemotron)
+# System prompts that are switches: obeyed, and left out where they stood (Nemotron, SmolLM3).
+UNTHINKING, TO_THINK = "/no_think", "/think"
+# Raised in templates by values that they were not written for.
+FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 # Read only by templates that know them: no thinking, and no date of today (Llama 3.x), which would
 # give other activations tomorrow. The date is Llama 3.1's own default.
 OPTIONS = {name: no for name, (no, _) in THINKING.items()} | {"date_string": "26 Jul 2024"}
+YES = {name: yes for name, (_, yes) in THINKING.items()}
 DIRECTIVES = ("%-d", "%-m", "%d", "%b", "%B", "%Y", "%y", "%m", "%a", "%A", "%H", "%M", "%S")
 DEFAULT, NONE = "default", "none"
 # Stand for what people and models say, where a template is looked at.
 ASKED, ANSWERED, ASKED_AGAIN = "QUESTION-1", "ANSWER-1", "QUESTION-2"
+TOLD = "SYSTEM-1"
 # Who speaks in talks that show what opens a question: some templates refuse two questions running,
 # some end an answer with nothing (GLM-4), or the last one otherwise (gpt-oss).
 TALKS = (("user", "assistant", "user"), ("user", "user"))
@@ -58,15 +50,17 @@ def written(
     options: Mapping[str, object] = OPTIONS,
     roles: Sequence[str] = ("user", "assistant"),
 ) -> str:
-    """A conversation as the template writes it; the roles speak in turns."""
+    """A conversation as the template writes it; the roles speak in turns. Raises TemplateError."""
     turns = [{"role": "system", "content": system}] if system not in (DEFAULT, NONE) else []
     turns += [{"role": roles[i % len(roles)], "content": text} for i, text in enumerate(said)]
-    source = tokenizer.get_chat_template()
-    if "strftime_now" in source:
-        source = _dated(options["date_string"]) + source
-    return tokenizer.apply_chat_template(
-        turns, chat_template=source, add_generation_prompt=generation, tokenize=False, **options
-    )
+    how = {"add_generation_prompt": generation, "tokenize": False, **options}
+    try:
+        source = tokenizer.get_chat_template()
+        if "strftime_now" in source:
+            source = _dated(options["date_string"]) + source
+        return tokenizer.apply_chat_template(turns, chat_template=source, **how)
+    except FAULTS as error:
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
 
 
 def _dated(date: str) -> str:
@@ -96,18 +90,29 @@ def placed(tokenizer: PreTrainedTokenizerBase, system: str) -> tuple[str | None,
         raise InputError(
             "SYSTEM=: this model's template takes no system prompt; choose default or none"
         )
-    return _before_user(tokenizer, system) or system, ""
+    return _given(tokenizer, system, own), ""
 
 
 def _takes(tokenizer: PreTrainedTokenizerBase, system: str) -> bool:
     """Whether a system prompt gets into the conversation."""
     try:
         text = written(tokenizer, ASKED, system=system)
+        if TOLD in written(tokenizer, ASKED, system=TOLD):
+            return True
     except TemplateError:
         return False
-    # A switch is obeyed, and left out where it stood (Nemotron).
-    said = system.replace(UNTHINKING, "").strip()
-    return said in text if said else text != written(tokenizer, ASKED)
+    # Where no text gets in, a switch may be obeyed.
+    return system.strip() in (UNTHINKING, TO_THINK) and text != written(tokenizer, ASKED)
+
+
+def _given(tokenizer: PreTrainedTokenizerBase, system: str, own: str | None) -> str:
+    """What stands before the user's turn with this text; all up to the prompt, where the template's
+    own text may stand around it (Command R7B) and an end cannot be told."""
+    before = _before_user(tokenizer, system)
+    if before is not None:
+        return before or system
+    bos = tokenizer.bos_token or ""
+    return system if own == "" else _head(tokenizer, system).removeprefix(bos)
 
 
 def _before_user(tokenizer: PreTrainedTokenizerBase, system: str) -> str | None:
@@ -132,13 +137,19 @@ def _start(tokenizer: PreTrainedTokenizerBase, opening: str) -> str:
     if bos and opening.startswith(bos):
         return ""
     before = _head(tokenizer, DEFAULT).removesuffix(opening)
+    try:
+        # An empty turn of a system prompt (EXAONE 3.5) gives way to one that is given.
+        kept = _head(tokenizer, TOLD).startswith(before)
+    except TemplateError:
+        kept = True
     ids = tokenizer(before, add_special_tokens=False)["input_ids"]
-    return bos if tokenizer.decode(ids, skip_special_tokens=True).strip() else before
+    empty = not tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return before if kept and empty else bos
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What opens a question, wherever it stands; None where that cannot be told."""
-    head = _head(tokenizer, DEFAULT)
+    head, found = _head(tokenizer, DEFAULT), []
     for roles in TALKS:
         try:
             end, between = _between(tokenizer, roles)
@@ -151,8 +162,9 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> str | None:
         # That nothing ends a turn is believed of questions: a last answer may be left open.
         told = between.startswith(end) and (end or "assistant" not in roles)
         if told and opening and head.endswith(opening):
-            return opening
-    return None
+            found.append(opening)
+    # Where the last answer ends otherwise (OLMo 3), the longer one holds an end of the answer too.
+    return min(found, key=len, default=None)
 
 
 def _between(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str]) -> tuple[str, str]:
@@ -173,6 +185,18 @@ def after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
         return ""
 
 
+def before_answer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template writes before an answer, and leaves to the model in the generation prompt;
+    nothing where it begins with thoughts, or writes answers otherwise than it begins them."""
+    try:
+        talk = written(tokenizer, ASKED, ANSWERED, generation=False)
+    except TemplateError:
+        return ""
+    head, begun = talk.partition(ANSWERED)[0], written(tokenizer, ASKED)
+    begins_alike = head.startswith(begun) and not left_open(begun.rpartition(ASKED)[2])
+    return head.removeprefix(begun) if begins_alike else ""
+
+
 def note(system: str, written: str | None, cut: str) -> str:
     """The system prompt in words."""
     if written is None:
@@ -185,41 +209,3 @@ def note(system: str, written: str | None, cut: str) -> str:
     if system != DEFAULT:
         return f"system prompt: given, {shown}"
     return f"system prompt: the template's own, {shown}" if written else "system prompt: none"
-
-
-def switches(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> list[str]:
-    """What is fixed that the template would let vary."""
-    text = written(tokenizer, ASKED, system=system)
-    dated = OPTIONS | {"date_string": "26 Jul 2030"}
-    notes = [_thinking(tokenizer, system, text)]
-    if written(tokenizer, ASKED, system=system, options=dated) != text:
-        notes.append(f"the template's date is fixed at {OPTIONS['date_string']}")
-    return [note for note in notes if note]
-
-
-def _thinking(tokenizer: PreTrainedTokenizerBase, system: str, text: str) -> str:
-    """Whether the model thinks before it answers, as far as its template says."""
-
-    def varied(options: Mapping[str, object], system: str = system) -> str:
-        try:
-            return written(tokenizer, ASKED, system=system, options=OPTIONS | options)
-        except TemplateError:  # it does not take that
-            return text
-
-    off = varied({name: yes for name, (_, yes) in THINKING.items()}) != text
-    if _thinks(text):
-        if off:
-            return "thinking is switched off, yet the template opens a thinking block"
-        if _thinks(varied({}, UNTHINKING)):
-            return "the template opens a thinking block and has no switch for it"
-        return f"the template opens a thinking block; SYSTEM={UNTHINKING} switches it off"
-    if off:
-        return "thinking is switched off"
-    asked = [name for name in EFFORTS if varied({name: "low"}) != varied({name: "high"})]
-    return f"the template asks for thinking ({asked[0]}) and has no switch for it" if asked else ""
-
-
-def _thinks(text: str) -> bool:
-    """Whether a rendering ends in a thinking block that is open."""
-    tail = text.rpartition(ASKED)[2]
-    return any(tail.rfind(opens) > tail.rfind(closes) for opens, closes in BLOCKS)

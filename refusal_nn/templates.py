@@ -3,6 +3,7 @@ instruction."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -16,12 +17,13 @@ from refusal_nn.conversations import (
     DEFAULT,
     OPTIONS,
     after_answer,
+    before_answer,
     note,
     placed,
-    switches,
     written,
 )
 from refusal_nn.errors import ModelError
+from refusal_nn.thinking import switches
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 # Probes that end and begin unlike each other: what their renderings share at the end is the
 # template's.
 PROBES = ("Name a river", "What is 7 + 5?", "List three colours.", "hello (x)")
+PLAIN = "I"  # a word that every vocabulary has as one token
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,22 @@ class Template:
         Asked of an answer that the template writes: after [/INST] another token stands for `I` than
         after a new line (Llama 2).
         """
-        tokenizer, begun = self.tokenizer, self.render([ASKED])[0]
-        talk = written(tokenizer, ASKED, word, system=self.asked, generation=False)
-        ids = tokenizer(talk.replace(self.cut, "", 1), add_special_tokens=False)["input_ids"]
-        if ids[: len(begun)] != begun or len(ids) == len(begun):
-            # Its answers are written otherwise than they are begun.
-            ids, begun = tokenizer.encode(word, add_special_tokens=False), []
-        first = ids[len(begun)]
-        return first if tokenizer.decode([first]).strip() == word else None
+        # A system prompt that stands in the last turn (Mistral 7B) moves when the answer is there.
+        ids = self._answer(word, self.asked, self.cut) or self._answer(word, DEFAULT, "")
+        # Or answers are written otherwise than they are begun.
+        first = (ids or self.tokenizer.encode(word, add_special_tokens=False))[0]
+        return first if self.tokenizer.decode([first]).strip() == word else None
+
+    def _answer(self, word: str, system: str, cut: str) -> list[int]:
+        """Token ids of an answer that the template writes, after those that it is asked with; none
+        where it begins otherwise."""
+        [begun] = _ids(self.tokenizer, [ASKED], system, cut)
+        try:
+            talk = written(self.tokenizer, ASKED, word, system=system, generation=False)
+        except TemplateError:
+            return []  # made for one turn
+        ids = self.tokenizer(talk.replace(cut, "", 1), add_special_tokens=False)["input_ids"]
+        return ids[len(begun) :] if ids[: len(begun)] == begun else []
 
 
 def read_template(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> Template:
@@ -96,7 +107,7 @@ def read_template(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> 
             "as chat_template.jinja in a folder of its files (`.venv/bin/hf download OWNER/NAME "
             "--local-dir FOLDER`, then MODEL=FOLDER; beside a .gguf it would not be read)"
         )
-    _ids(tokenizer, PROBES, DEFAULT, "")  # a template that cannot be used says so here
+    _require_prompts(tokenizer)
     before, cut = placed(tokenizer, system)
     rendered = _ids(tokenizer, PROBES, system, cut)
     post = _common_suffix(rendered)
@@ -105,22 +116,39 @@ def read_template(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> 
             "the chat template puts no token after the instruction, so there is no position to read"
         )
     _check(tokenizer, rendered, post, system, cut)
-    sample = json.dumps([tokenizer.chat_template, OPTIONS, rendered])
+    sample = json.dumps([tokenizer.chat_template, rendered])
     digest = hashlib.sha256(sample.encode()).hexdigest()
     tokens = tuple(tokenizer.decode([i]) for i in post)
     notes = (note(system, before, cut), *switches(tokenizer, system))
-    return Template(tokenizer, tuple(post), tokens, digest, system, before, cut, notes)
+    template = Template(tokenizer, tuple(post), tokens, digest, system, before, cut, notes)
+    return dataclasses.replace(template, notes=(*notes, *_unscored(template)))
+
+
+def _unscored(template: Template) -> list[str]:
+    """Why no word begins an answer, where the template writes something else first (GLM-4.5,
+    gpt-oss)."""
+    before = before_answer(template.tokenizer)
+    # A space may be a part of the word's token.
+    if not before or template.first_token(PLAIN) is not None:
+        return []
+    return [
+        f"answers begin with {before!r}, which the model writes itself: no refusal word comes first"
+    ]
 
 
 def stop_ids(generation: GenerationConfig | None, template: Template) -> frozenset[int]:
-    """The checkpoint's own stop tokens, and what the template ends a question and an answer with: a
-    GGUF file names only one."""
+    """The checkpoint's own stop tokens, and what the template ends a question and an answer with,
+    if an answer is of one part: a GGUF file names only one."""
     tokenizer = template.tokenizer
     # transformers' all_special_ids holds only those with a role, not Llama 3's <|eot_id|>.
     added = tokenizer.added_tokens_decoder.items()
     special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
-    after = tokenizer(after_answer(tokenizer), add_special_tokens=False)["input_ids"]
-    found = {*template.post_ids[:1], *[i for i in after if i in special][:1]} & special
+    before, after = (
+        [i for i in tokenizer(text, add_special_tokens=False)["input_ids"] if i in special]
+        for text in (before_answer(tokenizer), after_answer(tokenizer))
+    )
+    # In an answer of several parts (gpt-oss) such an end may be only that of a part.
+    found = set() if before else {*template.post_ids[:1], *after[:1]} & special
     for ids in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
         found |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
     return frozenset(found)
@@ -131,11 +159,41 @@ def _ids(
 ) -> list[list[int]]:
     try:
         texts = [written(tokenizer, p, system=system).replace(cut, "", 1) for p in prompts]
-        return tokenizer(texts, add_special_tokens=False)["input_ids"]
-    except (TemplateError, OverflowError) as error:
+    except TemplateError as error:
+        said = str(error).rstrip(".")
         raise ModelError(
-            f"the chat template cannot be used: {error}; fetch the tokenizer again"
+            f"the chat template cannot be used: {said}; {_remedy(tokenizer)}"
         ) from error
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def _remedy(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What to do about a template that raises."""
+    refused = [name for name in OPTIONS if not _renders(tokenizer, name)]
+    mend = "as chat_template.jinja in a folder of its files (MODEL=FOLDER)"
+    if not refused or len(refused) == len(OPTIONS):
+        return f"fetch the tokenizer again, or put a template that works {mend}"
+    given = ", ".join(f"{name}={OPTIONS[name]}" for name in refused)
+    return f"it does not take {given}, which every template is given: put one that does {mend}"
+
+
+def _renders(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
+    """Whether a template takes this option alone, and a date."""
+    options = {"date_string": OPTIONS["date_string"], name: OPTIONS[name]}
+    try:
+        return bool(written(tokenizer, ASKED, options=options))
+    except TemplateError:
+        return False
+
+
+def _require_prompts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ModelError where the template cannot be rendered, or leaves the prompt out."""
+    _ids(tokenizer, PROBES, DEFAULT, "")
+    if any(probe not in written(tokenizer, probe) for probe in PROBES):
+        raise ModelError(
+            "the chat template does not write the prompt as it is given: it may want a message in "
+            "parts, text beside images (SmolVLM); use a model that is asked in text alone"
+        )
 
 
 def _common_suffix(rows: Sequence[Sequence[int]]) -> list[int]:

@@ -8,6 +8,7 @@ from chats import (
     GIVEN,
     GLM,
     HEADER,
+    IGNORED,
     INJECTED,
     INST,
     MACHINE,
@@ -17,6 +18,7 @@ from chats import (
     TURN,
     tokenizer_of,
 )
+from transformers import GenerationConfig
 
 from refusal_nn.errors import InputError
 from refusal_nn.loading import load
@@ -113,6 +115,49 @@ def test_an_answer_left_open_where_it_is_the_last_is_no_answer_that_nothing_ends
     assert template.tokenizer.decode(template.render(["hi"])[0]) == TURN
 
 
+def test_an_empty_turn_that_a_given_system_prompt_takes_is_a_system_prompt():
+    # EXAONE 3.5; also behind a BOS.
+    empty = "{% if messages[0].role != 'system' %}<|header|><|eot|>{% endif %}"
+    turns = HEADER.removeprefix("<|begin|>")
+    for begin, bos in (("", None), ("<|begin|>", "<|begin|>")):
+        tokenizer = tokenizer_of(begin + empty + turns, bos_token=bos)
+        assert read_template(tokenizer).system == "<|header|><|eot|>"
+        template = read_template(tokenizer, "none")
+        text = tokenizer.decode(template.render(["hi"])[0])
+        assert text.startswith(f"{begin}<|header|>user<|end_header|>")
+        assert not read_template(tokenizer, "Hm.").system.startswith("<|begin|>")
+
+
+def test_a_last_answer_that_ends_otherwise_leaves_nothing_before_the_first_question():
+    # OLMo 3: no new line after the last.
+    source = INJECTED.replace(
+        "<|im_end|>\n{% endfor %}",
+        "<|im_end|>{{ '\n' if m.role != 'assistant' or not loop.last }}{% endfor %}",
+    )
+    template = read_template(tokenizer_of(source), "none")
+    assert template.cut == MACHINE
+    assert template.tokenizer.decode(template.render(["hi"])[0]) == TURN
+
+
+def test_a_template_that_ignores_system_prompts_takes_none_whose_words_it_writes_itself():
+    for system in ("user", "model", "e"):
+        with pytest.raises(InputError, match="takes no system prompt"):
+            read_template(tokenizer_of(IGNORED), system)
+
+
+def test_what_a_template_writes_around_a_given_system_prompt_is_told_too():
+    # Command R7B opens the answer whether asked to or not, so no end of a turn can be told.
+    source = (
+        "<|begin|><|header|>Preamble."
+        "{{ ' ' + messages[0].content if messages[0].role == 'system' }}<|eot|>"
+        "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}<|eot|>{% endif %}"
+        "{% endfor %}<|header|>"
+    )
+    template = read_template(tokenizer_of(source), "Be kind.")
+    assert template.system == "<|header|>Preamble. Be kind.<|eot|>"
+    assert template.notes[0] == f"system prompt: given, {template.system!r}"
+
+
 def test_a_first_token_is_the_one_that_stands_after_the_prompt():
     # After [/INST] an answer begins with a space, after a new line it does not (Llama 2).
     for source, expected in ((INST, " I"), (CHATML, "I"), (THINKING, "I"), (INJECTED, "I")):
@@ -135,3 +180,53 @@ def test_a_loaded_model_has_the_system_prompt_asked_for_and_says_so(texts):
         "system prompt: none",
         "system prompt: given",
     ]
+
+
+def test_a_first_token_is_the_same_where_the_system_prompt_stands_in_the_last_question():
+    # Mistral 7B: once the answer is there, it no longer does.
+    source = (
+        "{% set said = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}"
+        "<|begin|>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ said if loop.last }}"
+        "{{ m.content }} [/INST]{% elif m.role == 'assistant' %} {{ m.content }}<|eot|>{% endif %}"
+        "{% endfor %}"
+    )
+    firsts = {read_template(tokenizer_of(source), s).first_token("I") for s in ("default", "Hm.")}
+    assert tokenizer_of(source).decode(list(firsts)) == " I"
+
+
+def test_of_a_template_made_for_one_turn_a_first_token_is_the_words_own():
+    once = "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}" + CHATML
+    template = read_template(tokenizer_of(once))
+    assert template.tokenizer.decode([template.first_token("I")]) == "I"
+
+
+@pytest.mark.parametrize("before", ["\n", "<|header|>final<|end_header|>"])
+def test_that_the_template_writes_something_before_an_answer_is_said(before):
+    # GLM-4.5; gpt-oss.
+    written = f"{{{{ '{before}' if m.role == 'assistant' }}}}{{{{ m.content }}}}"
+    source = CHATML.replace("{{ m.content }}", written)
+    template = read_template(tokenizer_of(source))
+    assert template.first_token("I") is None
+    assert template.notes[-1].startswith("answers begin with ")
+    assert template.notes[-1].endswith("no refusal word comes first")
+    assert not any("answers begin" in note for note in read_template(tokenizer_of(INST)).notes)
+
+
+@pytest.mark.parametrize("eos", ["<|return|>", ["<|return|>", "<|call|>"], None])
+def test_what_ends_a_part_of_an_answer_does_not_end_it(eos):
+    # gpt-oss: an analysis, ended with what also ends a question, and then the final answer.
+    special = ["<|return|>", "<|call|>"]
+    source = (
+        "{% for m in messages %}<|header|>{{ m.role }}{% if m.role == 'assistant' %}<|end_header|>"
+        "final{% endif %}<|im_start|>{{ m.content }}{{ '<|return|>' if m.role == 'assistant' and "
+        "loop.last and not add_generation_prompt else '<|eot|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|header|>assistant{% endif %}"
+    )
+    tokenizer = tokenizer_of(source, eos_token="<|return|>", extra_special_tokens=special)
+    ids = tokenizer.convert_tokens_to_ids(eos) if eos else None
+    config = GenerationConfig(eos_token_id=ids)
+    stops = stop_ids(config if eos else None, read_template(tokenizer))
+    assert set(tokenizer.convert_ids_to_tokens(list(stops))) == {
+        "<|return|>",
+        *(special if isinstance(eos, list) else []),
+    }

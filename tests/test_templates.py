@@ -66,3 +66,64 @@ def test_todays_date_and_thinking_are_fixed():
     text = tokenizer.decode(read_template(tokenizer).render(["hello"])[0])
     assert "26 Jul 2024" in text
     assert "<think>" not in text
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "{{ 'Reasoning: ' + 1 }}",
+        "{{ unknown | tojson }}",
+        "{{ 1 / 0 }}",
+        "{{ raise_exception('not so') }}",
+    ],
+)
+def test_whatever_a_template_raises_is_told_with_what_to_do(fault):
+    tokenizer = _tokenizer(CHATML)
+    tokenizer.chat_template = fault + CHATML
+    with pytest.raises(ModelError, match=r"cannot be used: .*; fetch the tokenizer again, or put"):
+        read_template(tokenizer)
+
+
+def test_named_templates_of_which_none_is_the_default_are_told():
+    tokenizer = _tokenizer(CHATML)
+    tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
+    with pytest.raises(ModelError, match=r"cannot be used: .*rag"):
+        read_template(tokenizer)
+    tokenizer.chat_template = {"rag": "", "default": CHATML}
+    assert read_template(tokenizer).post_ids == read_template(_tokenizer(CHATML)).post_ids
+
+
+@pytest.mark.parametrize(
+    ("refusal", "name"),
+    [
+        ("{{ 'Reasoning: ' + reasoning if reasoning is defined }}", "reasoning=False"),
+        (
+            "{% if enable_thinking is false %}{{ raise_exception('it always thinks') }}{% endif %}",
+            "enable_thinking=False",
+        ),
+    ],
+)
+def test_a_template_that_does_not_take_what_it_is_given_is_told_with_its_name(refusal, name):
+    tokenizer = _tokenizer(CHATML)
+    tokenizer.chat_template = refusal + CHATML
+    with pytest.raises(ModelError, match=rf"it does not take {name}, .* as chat_template\.jinja"):
+        read_template(tokenizer)
+
+
+def test_an_option_that_a_template_cannot_take_is_no_fault_where_it_is_only_looked_at():
+    tokenizer = _tokenizer(CHATML)
+    tokenizer.chat_template = (
+        "{% if reasoning_effort is defined and reasoning_effort > 0.5 %}x{% endif %}" + CHATML
+    )
+    read_template(tokenizer)
+
+
+@pytest.mark.parametrize("system", ["default", "none", "Be kind."])
+def test_a_template_that_does_not_write_the_prompt_is_refused(system):
+    # SmolVLM's reads a list of parts, and finds none in a text.
+    tokenizer = _tokenizer(CHATML)
+    parts = "{% for part in m['content'] if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    tokenizer.chat_template = CHATML.replace("{{ m['content'] }}", parts)
+    assert parts in tokenizer.chat_template
+    with pytest.raises(ModelError, match="does not write the prompt"):
+        read_template(tokenizer, system)
