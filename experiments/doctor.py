@@ -41,7 +41,7 @@ def _title(model: TracedModel, args: argparse.Namespace) -> str:
         return f"{args.model}: can be used"
     return (
         f"{args.model}: can be used for validate and similarity only, for no word of REFUSAL_WORDS="
-        f"{','.join(_firsts(model, args))} is one token of its tokenizer"
+        f"{','.join(_firsts(model, args))} is one token that begins an answer"
     )
 
 

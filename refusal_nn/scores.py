@@ -25,7 +25,9 @@ def refusal_tokens(template: Template, words: Sequence[str]) -> list[int]:
     firsts = [template.first_token(word) for word in words]
     found = list(dict.fromkeys(first for first in firsts if first is not None))
     if not found:
-        raise ModelError(f"none of the refusal words {', '.join(words)} is one token here")
+        raise ModelError(
+            f"none of the refusal words {', '.join(words)} is one token that begins an answer here"
+        )
     return found
 
 

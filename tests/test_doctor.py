@@ -137,7 +137,7 @@ def test_a_model_of_whose_refusal_words_none_is_a_token_cannot_be_used_for_all(t
     title, lines = told("--model=tiny-qwen2", "--refusal-words=xyzzy,plugh")
     assert title == (
         "tiny-qwen2: can be used for validate and similarity only, for no word of "
-        "REFUSAL_WORDS=xyzzy,plugh is one token of its tokenizer"
+        "REFUSAL_WORDS=xyzzy,plugh is one token that begins an answer"
     )
     assert lines["a refusal begins"][0] == "by none of its words"
 
