@@ -1,5 +1,5 @@
-"""Experiments 1a and 1b of seed 004: does a prompt's projection predict its refusal and its
-severity, and what does the model do with harmful prompts that project low?"""
+"""Experiments 1a and 1b of the validation study: does a prompt's projection predict its refusal and
+its severity, and what does the model do with harmful prompts that project low?"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Experiment 2 of seed 004: what does a direction do at given layers only? One layer, a window, all
-of them, everywhere; added instead of ablated; beside random directions at the same sites."""
+"""Experiment 2 of the validation study: what does a direction do at given layers only? One layer, a
+window, all of them, everywhere; added instead of ablated; beside random directions at the same
+sites."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def compute(args: argparse.Namespace) -> None:
 
 
 def _layers(args: argparse.Namespace, bench: Bench) -> dict[int, str]:
-    """Layers and why: those of LAYERS=, or seed 004's three, found on fit prompts."""
+    """Layers and why: those of LAYERS=, or the validation study's three, found on fit prompts."""
     from refusal_nn import files
 
     given = causes.layers(args.layers, bench.model)

@@ -87,12 +87,12 @@ def in_words(about: Mapping[str, object], confounded: Mapping[str, object]) -> l
     severity = estimate_cell(rho if rho["n"] else None)
     lines = [
         f"1 separation: {one['valid']} of {one['layers']} layers valid on held-out prompts "
-        f"({one['valid_in_sample']} by the seed's in-sample rule)",
+        f"({one['valid_in_sample']} by the study's in-sample rule)",
         "2 first layer without overlap: "
         + ", ".join(
             f"{'none' if two[rule]['first_layer'] is None else two[rule]['first_layer']} by {name}"
             for rule, name in (
-                ("overlap_count", "the seed's count"),
+                ("overlap_count", "the study's count"),
                 ("overlap_range", "range"),
                 ("overlap_range_crossfit", "range on held-out prompts"),
             )

@@ -1,7 +1,7 @@
 """Does a prompt's projection on the direction predict what the model does with it? Pure.
 
-Experiments 1a (severity) and 1b (refusal) of seed 004, on prompts that the direction has not seen.
-"""
+Experiments 1a (severity) and 1b (refusal) of the validation study, on prompts that the direction
+has not seen."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def over_layers(
     directions: np.ndarray, layers: Sequence[int], best_first: Sequence[int], rank: int
 ) -> Iterator[Candidate]:
     """The constructions of the directions (layer, d_model) of all `layers` together: their SVD, and
-    seed 000's QR of the best ones."""
+    the comparison study's QR of the best ones."""
     yield Candidate("layers", None, subspaces.stack(directions[list(layers)], rank))
     chosen = list(best_first)[:rank]
     if chosen:

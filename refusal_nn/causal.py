@@ -54,8 +54,9 @@ def rate(outcomes: Sequence[bool], name: str = "value") -> Row:
 
 
 def summarise(rows: Rows) -> Row:
-    """One arm's rates. mean_compliance and mean_coherence average the judge's 0, .5, 1, as seed 000
-    does; compliance is the share that complied coherently, coherence the share not broken down."""
+    """One arm's rates. mean_compliance and mean_coherence average the judge's 0, .5, 1, as the
+    comparison study does; compliance is the share that complied coherently, coherence the share not
+    broken down."""
     return {
         "n": len(rows),
         **rate([complied(row) for row in rows], "compliance"),

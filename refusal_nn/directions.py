@@ -78,8 +78,8 @@ class Similarity(NamedTuple):
 
 
 def layer_similarity(directions: np.ndarray) -> Similarity:
-    """Cosines between the directions (layer, d_model) of all layers; seed 000's heatmap and its
-    summaries.
+    """Cosines between the directions (layer, d_model) of all layers; the comparison study's heatmap
+    and its summaries.
 
     Late half: layers from n // 2 on, in the numbering given. Participation ratio: (Σ s²)² / Σ s⁴ of
     the singular values of the stacked unit directions, not centred: 1 if all layers share one

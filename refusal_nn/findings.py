@@ -55,8 +55,8 @@ def spread_by_layer(
 
 
 def universal(rows: Sequence[Row]) -> Row:
-    """Finding 1: do all layers separate the classes? By seed 004's rule and by the cross-fitted
-    one."""
+    """Finding 1: do all layers separate the classes? By the validation study's rule and by the
+    cross-fitted one."""
     return {
         "layers": len(rows),
         "valid": sum(bool(r["valid"]) for r in rows),
@@ -66,7 +66,7 @@ def universal(rows: Sequence[Row]) -> Row:
 
 
 def first_without_overlap(rows: Sequence[Row]) -> Row:
-    """Finding 2: the first layer at which no prompt overlaps, by the seed's rule and by the two
+    """Finding 2: the first layer at which no prompt overlaps, by the study's rule and by the two
     honest ones; null if none."""
 
     def first(column: str) -> int | None:

@@ -59,8 +59,9 @@ def stack(directions: ArrayLike, rank: int) -> Subspace:
 
 
 def sequential(directions: ArrayLike, rank: int) -> Subspace:
-    """Gram-Schmidt on the directions (layer, d_model) in the order given, as seed 000 does. One in
-    the span of those before it, to 1e-6 of its length, is left out. spectrum: as for stack."""
+    """Gram-Schmidt on the directions (layer, d_model) in the order given, as the comparison study
+    does. One in the span of those before it, to 1e-6 of its length, is left out. spectrum: as for
+    stack."""
     units = _units(directions)
     basis = np.empty((0, units.shape[1]))
     for row in units:
