@@ -63,12 +63,13 @@ def validate_layers(
     on shapes, NaN, or fewer than two clusters a class.
 
     cohens_d_crossfit estimates the expected d, on fresh prompts, of a direction fitted on
-    (folds - 1) / folds of these. Its interval is the delete-a-cluster jackknife's with every direction
-    refitted; auroc's is the wider of that and Newcombe's. p_permutation and p_familywise refit
-    under permuted labels, the same permutation at all layers, the latter against the maximum over
-    layers; both compare Welch's t of the held-out scores, which orders as d does where the classes
-    are of one size. valid: p_familywise < .01 and d_low > .5. valid_in_sample: the validation
-    study's rule, which noise passes."""
+    (folds - 1) / folds of these. Its interval is the delete-a-cluster jackknife's with every
+    direction refitted; auroc's is the wider of that and Newcombe's. p_permutation and p_familywise
+    refit under permuted labels, the same permutation at all layers, the latter against the maximum
+    over layers; both compare Welch's t of the held-out scores, which orders as d does where the
+    classes are of one size. valid: p_familywise < .01 and d_low > .5. valid_in_sample: the
+    validation study's rule, which noise passes.
+    """
     x, labels, clusters, folds = _checked(harmful, harmless, clusters, folds)
     rng = np.random.default_rng(seed)
     base = crossfit.observed(labels, clusters, folds, rng)
