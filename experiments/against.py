@@ -68,9 +68,7 @@ def _read(path: Path, name: str, d_model: int, n_layers: int) -> Other:
 
     vectors = of_hidden_states(read_vectors(path), n_layers)
     rows, position = vectors.at_position()
-    taken = f"AGAINST={path} was taken for {vectors.said()}"
-    if len(vectors.positions) > 1:
-        taken += f"; position {position} is taken"
+    taken = f"AGAINST={path} was taken for {vectors.said(position)}"
     if rows.shape[1] != d_model:
         raise InputError(f"{taken}; it is {rows.shape[1]} wide, this model {d_model}: no angles")
     if not vectors.layers:

@@ -73,9 +73,11 @@ def _models(args: argparse.Namespace) -> list[str]:
 
 def _require_distinct(names: Sequence[str]) -> None:
     """Raises InputError where two names mean the same weights, which would count twice."""
+    from refusal_nn.models import spec_of
+
     seen: dict[str, str] = {}
     for name in names:
-        first = seen.setdefault(_weights(_hub_id(name)), name)
+        first = seen.setdefault(_weights(spec_of(name).repo), name)
         if first != name:
             raise InputError(f"MODELS: {first} and {name} are the same model; leave one out")
 
@@ -89,12 +91,6 @@ def _weights(hub_id: str) -> str:
     return str(path.resolve()) if is_file(path) or is_folder(path) else hub_id.lower()
 
 
-def _hub_id(name: str) -> str:
-    from refusal_nn.models import MODELS
-
-    return MODELS[name].repo if name in MODELS else name
-
-
 def _stage(args: argparse.Namespace) -> Stage:
     from refusal_nn.runs import Stage
 
@@ -105,8 +101,9 @@ def _measured(args: argparse.Namespace, name: str) -> Measured:
     """A model's finished stages of these settings, or why there are none."""
     from refusal_nn import files
     from refusal_nn.comparison import Measured, full_cosine
+    from refusal_nn.models import spec_of
 
-    hub_id = _hub_id(name)
+    hub_id = spec_of(name).repo
     one = argparse.Namespace(**vars(args) | {"model": name})
     try:
         done = {stage.NAME: cli.stage(one, stage.NAME) for stage in STAGES}

@@ -37,11 +37,12 @@ def compute(args: argparse.Namespace) -> None:
 
 def _title(model: TracedModel, args: argparse.Namespace) -> str:
     """What it can be used for: without a first token of its refusals, for all that scores none."""
-    if any(first is not None for first in _firsts(model, args).values()):
+    firsts = _firsts(model, args)
+    if any(first is not None for first in firsts.values()):
         return f"{args.model}: can be used"
     return (
         f"{args.model}: can be used for validate and similarity only, for no word of REFUSAL_WORDS="
-        f"{','.join(_firsts(model, args))} is one token that begins an answer"
+        f"{','.join(firsts)} is one token that begins an answer"
     )
 
 

@@ -59,8 +59,7 @@ def _similarity(args: argparse.Namespace, vectors: Vectors, folder: Path, pictur
         f"spectrum of their stack, uncentred: effective rank {first['effective_rank']:.1f} of "
         f"{len(found.layers)}, the first three components hold {100 * three:.0f} %"
     )
-    several = f"; position {position} is taken" if len(vectors.positions) > 1 else ""
-    console.say(f"read as {vectors.said()}{several}; layers are numbered as in the file")
+    console.say(f"read as {vectors.said(position)}; layers are numbered as in the file")
 
 
 def _spectrum(directions: np.ndarray) -> list[dict[str, object]]:

@@ -193,8 +193,17 @@ def before_answer(tokenizer: PreTrainedTokenizerBase) -> str:
     except TemplateError:
         return ""
     head, begun = talk.partition(ANSWERED)[0], written(tokenizer, ASKED)
-    begins_alike = head.startswith(begun) and not left_open(begun.rpartition(ASKED)[2])
-    return head.removeprefix(begun) if begins_alike else ""
+    return head.removeprefix(begun) if head.startswith(begun) and not opens(begun) else ""
+
+
+def tail(text: str) -> str:
+    """What stands after the question."""
+    return text.rpartition(ASKED)[2]
+
+
+def opens(text: str) -> bool:
+    """Whether a rendering ends in a thinking block that is open."""
+    return bool(left_open(tail(text)))
 
 
 def note(system: str, written: str | None, cut: str) -> str:

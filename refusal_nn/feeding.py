@@ -13,7 +13,7 @@ from refusal_nn.models import TracedModel
 from refusal_nn.thoughts import marks
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from refusal_nn.templates import Template
 
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384, "mps": 8192}
 # A model of less width and depth than this one (30 blocks of 576) is given more at once: what a
@@ -54,14 +54,13 @@ def completion(model: TracedModel, tokens: Sequence[int]) -> Completion:
     """Generated tokens up to the first that stops, and their text."""
     stop = next((i for i, token in enumerate(tokens) if token in model.stop_ids), None)
     ids = tuple(tokens if stop is None else tokens[: stop + 1])
-    return Completion(ids, _text(model.lm.tokenizer, ids), stop is not None)
+    return Completion(ids, _text(model.template, ids), stop is not None)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def _text(template: Template, ids: Sequence[int]) -> str:
     """Without special tokens, but for those that mark thoughts: without them thoughts would pass
     for the answer (Magistral, Command A, gpt-oss)."""
-    added = tokenizer.added_tokens_decoder.items()
-    special = {i: str(token) for i, token in added if token.special}
+    tokenizer, special = template.tokenizer, template.special
     if not any(marks(special[i]) for i in ids if i in special):
         return tokenizer.decode(ids, skip_special_tokens=True)
     return tokenizer.decode([i for i in ids if i not in special or marks(special[i])])

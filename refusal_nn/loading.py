@@ -14,7 +14,7 @@ from nnsight import TransformersModel
 from refusal_nn import checks, sites, sources
 from refusal_nn.errors import InputError, ModelError
 from refusal_nn.memory import free_bytes
-from refusal_nn.models import FAMILIES, MODELS, ModelSpec, TracedModel, alias_of
+from refusal_nn.models import FAMILIES, TracedModel, spec_of
 from refusal_nn.names import adapter_file
 from refusal_nn.organisms import plant, read_organism
 from refusal_nn.templates import read_template, stop_ids
@@ -90,7 +90,7 @@ def _here(name: str, dtype: str, device: str, system: str) -> TracedModel:
     """A model on this machine, in the precision asked for, or in the one that auto finds fit."""
     if dtype not in ("auto", *DTYPES):
         raise InputError(f"DTYPE={dtype}; choose auto, {', '.join(DTYPES)}")
-    preferred = MODELS.get(alias_of(name), ModelSpec(name)).dtype
+    preferred = spec_of(name).dtype
     chosen = preferred if dtype == "auto" else dtype
     if chosen == "auto":
         chosen = "bfloat16" if computes_bfloat16(device) else "float32"
@@ -176,7 +176,7 @@ def _wrapped(name: str, dtype: torch.dtype, device: str, system: str) -> TracedM
     lm = TransformersModel(hf, task="text-generation", tokenizer=tokenizer)
     template = read_template(tokenizer, system)
     stops = stop_ids(hf.generation_config, template)
-    words = MODELS.get(alias_of(name), ModelSpec(name)).refusal_words
+    words = spec_of(name).refusal_words
     notes = template.notes if known else (*template.notes, f"write sites were inferred: {family}")
     return TracedModel(
         name, lm, template, family, revision, stops, notes=notes, refusal_words=words

@@ -113,6 +113,12 @@ def alias_of(name: str) -> str | None:
     return name if name in MODELS else by_repo.get(name)
 
 
+def spec_of(name: str) -> ModelSpec:
+    """The row of a model that is called by its alias or by its Hub repository; of any other what
+    holds without one."""
+    return MODELS.get(alias_of(name), ModelSpec(name))
+
+
 @dataclass(frozen=True)
 class TracedModel:
     """A chat model ready to be traced: nnsight's envoy tree, its template and its family.

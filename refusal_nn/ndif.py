@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from refusal_nn import jobs, passes, services, sources
 from refusal_nn.embedded import SHA256
 from refusal_nn.errors import InputError, RemoteFailure
-from refusal_nn.models import MODELS, ModelSpec, TracedModel, alias_of, family_of
+from refusal_nn.models import MODELS, TracedModel, family_of, spec_of
 from refusal_nn.names import is_folder, user_path
 from refusal_nn.remedies import explained
 from refusal_nn.templates import read_template, stop_ids
@@ -75,7 +75,7 @@ def connect(
         host, lm.to_model_key(), remote.folder, deadline, told=say, insecure=remote.insecure
     )
     stops = stop_ids(_generation_config(source), template)
-    words = MODELS.get(alias_of(name), ModelSpec(name)).refusal_words
+    words = spec_of(name).refusal_words
     revision, notes = _revision(revision, config, host)
     # A server's sandbox hands out no keys and values of a prefix to go on from.
     model = TracedModel(

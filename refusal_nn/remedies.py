@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from refusal_nn.errors import ModelError
 from refusal_nn.memory import is_out_of_memory
-from refusal_nn.models import MODELS
+from refusal_nn.models import spec_of
 
 # What a file raises that is cut off, spoilt, or of another model.
 BROKEN = (
@@ -105,7 +105,7 @@ def _remedy(error: BaseException, name: str) -> str:
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    page = f"https://huggingface.co/{MODELS[name].repo if name in MODELS else name}"
+    page = f"https://huggingface.co/{spec_of(name).repo}"
     # A gated repository is a kind of missing one, so it is asked for first.
     remedies = {
         hub.GatedRepoError: f"accept its licence on {page}, then run `.venv/bin/hf auth login`",

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING
 
 from jinja2.exceptions import TemplateError
 
-from refusal_nn.conversations import ASKED, DEFAULT, NONE, OPTIONS, UNTHINKING, YES, written
-from refusal_nn.thoughts import left_open
+from refusal_nn.conversations import (
+    ASKED,
+    DEFAULT,
+    NONE,
+    OPTIONS,
+    UNTHINKING,
+    YES,
+    opens,
+    tail,
+    written,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +34,7 @@ OPENED = "the template opens a thinking block"
 def switches(tokenizer: PreTrainedTokenizerBase, system: str = DEFAULT) -> list[str]:
     """What is fixed that the template would let vary."""
     text = written(tokenizer, ASKED, system=system)
-    notes = [_thinking(tokenizer, system)]
+    notes = [_thinking(tokenizer, system, text)]
     if _varied(tokenizer, system, {"date_string": "26 Jul 2030"}) not in (None, text):
         notes.append(f"the template's date is fixed at {OPTIONS['date_string']}")
     return [note for note in notes if note]
@@ -41,19 +50,18 @@ def _varied(
         return None
 
 
-def _thinking(tokenizer: PreTrainedTokenizerBase, system: str) -> str:
-    """Whether the model thinks, in words."""
-    text = written(tokenizer, ASKED, system=system)
+def _thinking(tokenizer: PreTrainedTokenizerBase, system: str, text: str) -> str:
+    """Whether the model thinks, in words; text: a rendering."""
     if on := _switched_on(tokenizer, system, text):
-        yet = f", yet {OPENED}" if _opens(text) else ""
+        yet = f", yet {OPENED}" if opens(text) else ""
         return "thinking is switched off" + yet + _lost(text, on, system)
     if default := _off_by_default(tokenizer, system, text):
         effort, on = default
         return f"thinking is off, by the template's default ({effort})" + _lost(text, on, system)
     if switch := _switch(tokenizer, system, text):
-        says = OPENED if _opens(text) else "the template lets the model think"
+        says = OPENED if opens(text) else "the template lets the model think"
         return f"{says}; {switch}"
-    if _opens(text):
+    if opens(text):
         return f"{OPENED} and has no switch for it"
     asked = _asked(tokenizer, system, text)
     return f"the template asks for thinking ({asked}) and has no switch for it" if asked else ""
@@ -75,7 +83,7 @@ def _off_by_default(
         on = _varied(tokenizer, system, {name: "high"})
         # Where any word is as good as the default, that a known one is says nothing.
         any_word = _varied(tokenizer, system, {name: NO_EFFORT}) == text
-        if any_word or on in (None, text) or _opens(text):
+        if any_word or on in (None, text) or opens(text):
             continue
         for effort in NOT_AT_ALL:
             if _varied(tokenizer, system, {name: effort}) == text:
@@ -88,8 +96,8 @@ def _switch(tokenizer: PreTrainedTokenizerBase, system: str, text: str) -> str:
 
     def begins_otherwise(other: str | None, word: str) -> bool:
         # What writes the word down is told of it, and may think as before.
-        tail = None if other is None or _opens(other) else _tail(other)
-        return tail not in (None, _tail(text)) and word not in tail
+        begins = None if other is None or opens(other) else tail(other)
+        return begins not in (None, tail(text)) and word not in begins
 
     if begins_otherwise(_varied(tokenizer, UNTHINKING, {}), UNTHINKING):
         return f"SYSTEM={UNTHINKING} switches it off"
@@ -117,13 +125,3 @@ def _lost(text: str, on: str, system: str) -> str:
     # What only lacks something says nothing of its own (Granite 3).
     lacks = any(on.startswith(off[:i]) and on.endswith(off[i:]) for i in range(len(off) + 1))
     return "" if lacks else "; what the template's system prompt says of it is left out"
-
-
-def _tail(text: str) -> str:
-    """What stands after the question."""
-    return text.rpartition(ASKED)[2]
-
-
-def _opens(text: str) -> bool:
-    """Whether a rendering ends in a thinking block that is open."""
-    return bool(left_open(_tail(text)))

@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refusal_nn.directions import unit
 from refusal_nn.vector_files import Held
 from refusal_nn.vector_names import BASES, MEANS, VECTORS, last, spelt, whole
 from refusal_nn.vector_notes import Notes, is_note, named, notes_in
 from refusal_nn.vectors import Vectors
 
-# A layer beyond is another kind of number, or damage.
-MOST_LAYERS = 4096
 # More are prompts, or steps of a training.
 MOST_POSITIONS = 16
 # Products of a basis' rows in half precision are this near to 0 and 1; two random unit vectors of
@@ -37,19 +36,17 @@ def vectors_in(held: Held, about: Mapping[str, object]) -> Vectors:
     entries = _meant(there)
     if not entries:
         raise ValueError("it holds no vector")
-    part = next((e.name for e in entries if e.notes.elsewhere), None)
-    if part:
+    elsewhere = [e.name for e in entries if e.notes.elsewhere]
+    if elsewhere:
         raise ValueError(
-            f"{part[:80]} is of a part of a block: only directions of the residual stream, between "
-            "blocks, are compared"
+            f"{elsewhere[0][:80]} is of a part of a block: only directions of the residual stream, "
+            "between blocks, are compared"
         )
-    ours = about.get("layer_convention") and entries[0].name == "directions"
     if len(entries) > 1:
-        found = _from_many(entries)
-    else:
-        found = _from_ours(entries[0]) if ours else _from_one(entries[0], about)
-    part = entries[0].name if len(entries) == 1 < len(there) else ""
-    return found._replace(part=part)
+        return _from_many(entries)
+    ours = about.get("layer_convention") and entries[0].name == "directions"
+    found = _from_ours(entries[0]) if ours else _from_one(entries[0], about)
+    return found._replace(part=entries[0].name) if len(there) > 1 else found
 
 
 def _entries(held: Held, name: str, notes: Notes) -> Iterator[Entry]:
@@ -102,8 +99,7 @@ def _meant(entries: list[Entry]) -> list[Entry]:
 def _parallel(arrays: Sequence[np.ndarray]) -> bool:
     if len({a.shape for a in arrays}) > 1:
         return False
-    norms = [np.linalg.norm(a, axis=-1, keepdims=True) for a in arrays]
-    units = [a / np.where(n > 0, n, 1) for a, n in zip(arrays, norms, strict=True)]
+    units = [unit(a) for a in arrays]
     return all(np.allclose(u, units[0], atol=1e-3 / np.sqrt(u.shape[-1])) for u in units)
 
 
@@ -121,9 +117,7 @@ def _from_one(entry: Entry, about: Mapping[str, object]) -> Vectors:
     if array.ndim == 1 or of_one:
         # One layer's direction, of one or several positions.
         table = array.reshape(-1, 1, array.shape[-1])
-        layers = notes.layers[:2] if notes.own is None else (notes.own,)
-        if any(layer < 0 for layer in layers):
-            raise ValueError(f"it names layer {layers[0]}; they count from 0")
+        layers = notes.layers if notes.own is None else (notes.own,)
         told = positions if len(positions) == len(table) else ()
         return Vectors(table, layers if len(layers) == 1 else (), told, notes.site or "")
     basis = _basis(entry.name, array)
@@ -238,8 +232,6 @@ def _placed(
     layers = tuple(layers) or tuple(range(table.shape[1]))
     if len(layers) != table.shape[1] or len(set(layers)) < len(layers):
         raise ValueError(f"it names {len(layers)} layers beside {table.shape[1]} vectors")
-    if not 0 <= min(layers) <= max(layers) <= MOST_LAYERS:
-        raise ValueError(f"it names layers {min(layers)} to {max(layers)}; they count from 0")
     found = Vectors(table, layers, positions, notes.site or "", counted=counted)
     if len(table) > 1 and not positions:
         return found._replace(positions=tuple(range(-len(table), 0)), assumed_positions=True)

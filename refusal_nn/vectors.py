@@ -13,6 +13,8 @@ from refusal_nn.plain_text import visible
 from refusal_nn.vector_names import POST, PRE
 
 ASSUMED = "assumed"
+# A layer beyond is another kind of number, or damage.
+MOST_LAYERS = 4096
 # Rounding of a difference that is 0, as a share of the others' length.
 ROUNDING = 1e-4
 
@@ -61,8 +63,8 @@ class Vectors(NamedTuple):
         found[list(self.layers)] = rows
         return found
 
-    def said(self) -> str:
-        """What the file was taken for, in words."""
+    def said(self, position: int | None = None) -> str:
+        """What the file was taken for, in words; position: which of several was taken."""
         part = f"its {visible(self.part)[:80]}, " if self.part else ""
         if self.is_basis:
             return f"{part}a basis of rank {self.rows.shape[1]}"
@@ -77,17 +79,20 @@ class Vectors(NamedTuple):
             positions = ", ".join(map(str, self.positions))
             words += f", position{'s' * (len(self.positions) > 1)} {positions}"
             words += f" ({ASSUMED})" if self.assumed_positions else ""
-        return f"{words}, {self.site} ({self.known})"
+        several = position is not None and len(self.positions) > 1
+        taken = f"; position {position} is taken" if several else ""
+        return f"{words}, {self.site} ({self.known}){taken}"
 
 
 def checked(found: Vectors, path: Path) -> Vectors:
-    """With its site. Raises InputError where the numbers are no directions."""
-    for fault, words in (
-        (np.isfinite(found.rows).all(), "not finite"),
-        (found.rows.any(), "all zero"),
-    ):
-        if not fault:
-            raise InputError(f"{path}: the directions are {words}")
+    """With its site. Raises InputError where the numbers are no directions, or of no layers."""
+    if not np.isfinite(found.rows).all():
+        raise InputError(f"{path}: the directions are not finite")
+    if not found.rows.any():
+        raise InputError(f"{path}: the directions are all zero")
+    if found.layers and not 0 <= min(found.layers) <= max(found.layers) <= MOST_LAYERS:
+        there = f"{min(found.layers)} to {max(found.layers)}"
+        raise InputError(f"{path} names layers {there}; they count from 0")
     found = found._replace(name=str(path))
     if found.site or not found.layers:
         return found

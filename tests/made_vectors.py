@@ -15,4 +15,6 @@ def keyed(form, rows=ROWS):
     return {form.format(i): row for i, row in enumerate(rows)}
 
 
-# Name: what the file holds, the layers of its rows, the site that is told (None: assumed).
+def save(folder, held, name="vectors.pt"):
+    torch.save(held, folder / name)
+    return folder / name

@@ -104,12 +104,18 @@ def test_where_nothing_ends_an_answer_the_next_question_does():
     assert "<|user|>" in ends
 
 
-def test_an_answer_left_open_where_it_is_the_last_is_no_answer_that_nothing_ends():
-    # Else the end of its own system prompt would be taken for a part of what opens a question.
-    source = INJECTED.replace(
-        "<|im_end|>\n{% endfor %}",
-        "{% if m.role != 'assistant' or not loop.last %}<|im_end|>\n{% endif %}{% endfor %}",
-    )
+@pytest.mark.parametrize(
+    "end",
+    [
+        # Left open: else the end of its own system prompt would be taken for a part of what opens
+        # a question.
+        "{% if m.role != 'assistant' or not loop.last %}<|im_end|>\n{% endif %}",
+        # OLMo 3: no new line after the last.
+        "<|im_end|>{{ '\n' if m.role != 'assistant' or not loop.last }}",
+    ],
+)
+def test_a_last_answer_that_ends_otherwise_leaves_nothing_before_the_first_question(end):
+    source = INJECTED.replace("<|im_end|>\n{% endfor %}", f"{end}{{% endfor %}}")
     template = read_template(tokenizer_of(source), "none")
     assert template.cut == MACHINE
     assert template.tokenizer.decode(template.render(["hi"])[0]) == TURN
@@ -126,17 +132,6 @@ def test_an_empty_turn_that_a_given_system_prompt_takes_is_a_system_prompt():
         text = tokenizer.decode(template.render(["hi"])[0])
         assert text.startswith(f"{begin}<|header|>user<|end_header|>")
         assert not read_template(tokenizer, "Hm.").system.startswith("<|begin|>")
-
-
-def test_a_last_answer_that_ends_otherwise_leaves_nothing_before_the_first_question():
-    # OLMo 3: no new line after the last.
-    source = INJECTED.replace(
-        "<|im_end|>\n{% endfor %}",
-        "<|im_end|>{{ '\n' if m.role != 'assistant' or not loop.last }}{% endfor %}",
-    )
-    template = read_template(tokenizer_of(source), "none")
-    assert template.cut == MACHINE
-    assert template.tokenizer.decode(template.render(["hi"])[0]) == TURN
 
 
 def test_a_template_that_ignores_system_prompts_takes_none_whose_words_it_writes_itself():

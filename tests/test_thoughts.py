@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 
@@ -46,7 +45,8 @@ def test_a_block_that_is_open_is_told_from_one_that_is_closed(opens, closes):
 def test_marks_that_are_special_tokens_stay_in_a_completion(tiny_llama, special, text):
     tokenizer = copy.deepcopy(tiny_llama.lm.tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": [*special, "<|other|>"]})
-    model = dataclasses.replace(tiny_llama, lm=SimpleNamespace(tokenizer=tokenizer))
+    template = dataclasses.replace(tiny_llama.template, tokenizer=tokenizer)
+    model = dataclasses.replace(tiny_llama, template=template)
     for given in (text, f"<|other|>{text}"):
         ids = tokenizer(given, add_special_tokens=False)["input_ids"]
         found = completion(model, ids).text

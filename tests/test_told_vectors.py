@@ -1,10 +1,12 @@
 """Site, positions and layers of published vectors: what the file does not tell is not claimed, and
 what was taken by place or assumed is said."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
-from made_vectors import AFTER_FIRST, ALL, BASIS, LAYERS, ROWS, TABLE, WIDTH
+from made_vectors import AFTER_FIRST, ALL, BASIS, LAYERS, ROWS, TABLE, WIDTH, save
 
 from experiments import against
 from refusal_nn.errors import InputError
@@ -14,11 +16,7 @@ from refusal_nn.vectors import of_hidden_states
 
 @pytest.fixture
 def saved(tmp_path):
-    def write(held, name="vectors.pt"):
-        torch.save(held, tmp_path / name)
-        return tmp_path / name
-
-    return write
+    return functools.partial(save, tmp_path)
 
 
 def test_the_site_that_is_not_told_is_read_off_layer_0(saved):
